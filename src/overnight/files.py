@@ -1,0 +1,66 @@
+"""Files and folders that are complete or absent: written aside, synced to disk, renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PARTIAL = ".partial-"  # prefix of what is being written; whoever finds one may delete it
+
+
+def sync(path: Path) -> None:
+    """Forces a file's bytes, or a folder's list of names, to the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows cannot open folders; its renames are journalled
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Writes a whole file such that, after a crash at any moment, `path` holds the old or the new content."""
+    aside = path.with_name(PARTIAL + path.name)
+    aside.write_bytes(content.encode() if isinstance(content, str) else content)
+    sync(aside)
+    os.replace(aside, path)
+    sync(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_atomic` of indented JSON, keys in the order given."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def folder_atomic(path: Path) -> Iterator[Path]:
+    """Yields an empty folder to fill; on success it becomes `path`, on an exception it is removed.
+
+    `path` must not exist. After a crash it is absent or complete.
+    """
+    aside = path.with_name(PARTIAL + path.name)
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        for file in sorted(aside.rglob("*")):
+            sync(file)
+        sync(aside)
+        os.rename(aside, path)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    sync(path.parent)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
