@@ -1,0 +1,74 @@
+"""The `overnight` command: a table of commands, each a module that is imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from overnight.errors import UserError
+
+COMMANDS = {  # name: what it does, as `overnight --help` prints it
+    "demo": "prepare text, train a small model, sample from it and write a report: no network needed",
+    "prepare": "text into a dataset folder: stdlib, shakespeare, files",
+    "data": "what is in a dataset folder; --check verifies every hash",
+    "presets": "the named configurations",
+    "train": "train a model, or go on with a run",
+    "stop": "ask a running training to write a checkpoint and end",
+    "sample": "text from a run's model",
+    "report": "one self-contained HTML file from one or several runs",
+}
+
+
+def help_text() -> str:
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())
+    return (
+        "usage: overnight COMMAND [OPTIONS]\n\n"
+        "Train GPT-2-class language models from scratch.\n\n"
+        f"commands:\n{rows}\n\n"
+        "options:\n"
+        "  --version  print the version\n"
+        "  --debug    show the traceback of an error\n\n"
+        "`overnight COMMAND --help` lists a command's options. New here? Begin with `overnight demo`."
+    )
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command and returns its exit code; errors are raised."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return 0
+    name, *rest = arguments
+    if name == "--version":
+        from importlib.metadata import version
+
+        print(f"overnight {version('overnight')}")
+        return 0
+    if name not in COMMANDS:
+        from overnight.cli.arguments import suggestion
+
+        raise UserError(f"there is no command '{name}'{suggestion(name, COMMANDS)}; `overnight --help` lists them")
+    return int(importlib.import_module(f"overnight.cli.{name}").main(rest) or 0)
+
+
+def main() -> None:
+    """Entry point of the console script: a user's mistake is one line on stderr and exit code 2."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    try:
+        code = run([argument for argument in arguments if argument != "--debug"])
+    except UserError as error:
+        if debug:
+            raise
+        print(f"overnight: {error}", file=sys.stderr)
+        code = 2
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has gone
+        sys.stderr.close()
+        code = 1
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("overnight: interrupted", file=sys.stderr)
+        code = 130
+    sys.exit(code)

@@ -1,0 +1,70 @@
+"""Typed flags from dataclasses, with mistakes told in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+from overnight.errors import UserError
+
+T = TypeVar("T")
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """' (did you mean X?)' where something known is close to `word`, else an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def parse(cls: type[T], arguments: Sequence[str], command: str, default: T | None = None) -> T:
+    """Fills the dataclass `cls` from command line flags; `--help` prints its fields and exits."""
+    import tyro
+
+    captured = io.StringIO()
+    keywords: dict[str, Any] = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(captured):
+            parsed, unknown = tyro.cli(
+                cls, args=list(arguments), prog=f"overnight {command}", return_unknown_args=True, **keywords
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UserError(f"{command}: {_one_line(captured.getvalue())}; see `overnight {command} --help`") from None
+    if unknown:
+        hint = suggestion(unknown[0].split("=")[0].replace("_", "-"), flags(cls))
+        raise UserError(f"{command}: unknown option {unknown[0]}{hint}; see `overnight {command} --help`")
+    return parsed
+
+
+def flags(cls: type, prefix: str = "--") -> list[str]:
+    """The flags that `parse` takes for a dataclass, nested ones with their dotted names."""
+    import typing
+
+    found = []
+    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+        renamed = [extra.name for extra in getattr(hint, "__metadata__", ()) if getattr(extra, "name", None) is not None]
+        flag = renamed[0] if renamed else name.replace("_", "-")
+        inner = typing.get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
+        if dataclasses.is_dataclass(inner):
+            found += flags(inner, f"{prefix}{flag}." if flag else prefix)  # type: ignore[arg-type]
+        else:
+            found.append(prefix + flag)
+    return found
+
+
+def _one_line(box: str) -> str:
+    """The message inside tyro's box: what stands above its first rule."""
+    lines = []
+    for line in box.splitlines():
+        text = line.strip("│╭╮╰╯ ")
+        if set(text) <= set("─ ") and lines:
+            break
+        if text and not line.startswith("╭"):
+            lines.append(text)
+    return re.sub(r"\s+", " ", " ".join(lines)).strip() or box.strip()
