@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from overnight.errors import UserError
+from overnight.errors import UserError, suggestion
 
 COMMANDS = {  # name: what it does, as `overnight --help` prints it
     "demo": "prepare text, train a small model, sample from it and write a report: no network needed",
@@ -46,8 +46,6 @@ def run(arguments: Sequence[str]) -> int:
         print(f"overnight {version('overnight')}")
         return 0
     if name not in COMMANDS:
-        from overnight.cli.arguments import suggestion
-
         raise UserError(f"there is no command '{name}'{suggestion(name, COMMANDS)}; `overnight --help` lists them")
     return int(importlib.import_module(f"overnight.cli.{name}").main(rest) or 0)
 

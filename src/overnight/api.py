@@ -1,0 +1,238 @@
+"""The Python interface: the same things as the command line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from overnight import checkpoint, generate, session
+from overnight.config import Config
+from overnight.console import Console
+from overnight.data.dataset import Manifest
+from overnight.errors import UserError, suggestion
+from overnight.hooks import Report, Samples, Validation, prompt_ids
+from overnight.machine import device as machine
+from overnight.model import GPT, load_weights
+from overnight.presets import PRESETS
+from overnight.runs import RunFolder
+from overnight.tokenizers import Tokenizer, load as load_tokenizer_file
+from overnight.train import Hook, Training
+from overnight.train import train as train_loop
+
+
+class Model:
+    """A trained model with its tokenizer.
+
+    `model(tokens)` gives logits (B, T, vocab_size); `model.generate(prompt)` gives text.
+    """
+
+    def __init__(self, gpt: GPT, tokenizer: Tokenizer) -> None:
+        self.gpt, self.tokenizer = gpt, tokenizer
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits (B, T, vocab_size), float32, of tokens (B, T) int64."""
+        with torch.no_grad():
+            logits: torch.Tensor = self.gpt(tokens.to(self.gpt.wte.weight.device))
+        return logits
+
+    def generate(
+        self,
+        prompt: str = "",
+        max_new_tokens: int = 200,
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop_at_end: bool = True,
+    ) -> str:
+        """The prompt and its continuation. An empty prompt starts from end-of-text."""
+        pieces = self.stream(
+            prompt, max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop_at_end=stop_at_end
+        )
+        return prompt + self.tokenizer.decode(list(pieces))
+
+    def stream(
+        self,
+        prompt: str = "",
+        max_new_tokens: int = 200,
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop_at_end: bool = True,
+        use_cache: bool = True,
+    ) -> Iterator[int]:
+        """The ids of the continuation, as they are sampled."""
+        device = self.gpt.wte.weight.device
+        generator = torch.Generator(device)
+        generator.seed() if seed is None else generator.manual_seed(seed)
+        tokens = torch.tensor([prompt_ids(self.tokenizer, prompt)], device=device)
+        for column in generate.stream(
+            self.gpt,
+            tokens,
+            max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            generator=generator,
+            use_cache=use_cache,
+        ):
+            if stop_at_end and int(column) == self.tokenizer.end_of_text:
+                return
+            yield int(column)
+
+
+def load(source: str | Path, checkpoint_name: str = "best", device: str = "auto") -> Model:
+    """The model of a run folder. `checkpoint_name` is best, last, or a step."""
+    folder = RunFolder.open(Path(source))
+    recipe = folder.config().recipe
+    path = checkpoint.find(folder.checkpoints, checkpoint_name)
+    gpt = GPT(recipe.model, recipe.data.sequence_length)
+    load_weights(gpt, checkpoint.load_tensors(path, "model.safetensors"), str(path))
+    return Model(gpt.to(machine.choose_device(device)).eval(), run_tokenizer(folder))
+
+
+def run_tokenizer(folder: RunFolder) -> Tokenizer:
+    """The tokenizer that a run was trained with."""
+    file = folder.path / "tokenizer.json"
+    name = folder.config().recipe.data.tokenizer
+    if name is None:
+        raise UserError(f"{folder.path / 'config.json'}: recipe.data.tokenizer is missing")
+    return load_tokenizer_file(name, file if file.exists() else None)
+
+
+def preset(name: str) -> Config:
+    """A named configuration, to change with `dataclasses.replace`."""
+    if name not in PRESETS:
+        raise UserError(f"there is no preset '{name}'{suggestion(name, PRESETS)}; `overnight presets` lists them")
+    return PRESETS[name]()
+
+
+def train(
+    config: Config,
+    data: str | Path,
+    out: str | Path,
+    hooks: Sequence[Hook] | None = None,
+    *,
+    console: Console | None = None,
+    command: Sequence[str] = (),
+) -> Path:
+    """Trains to the end, or goes on with the run in `out`; returns the run folder.
+
+    Without `hooks` it measures the validation loss and samples as `config.observe` says, and writes report.html.
+    Raises `Stopped` where it was asked to end before the last step.
+    """
+    out, manifest = Path(out), Manifest.read(Path(data))
+    folder_lock = RunFolder(out)
+    with folder_lock.lock():
+        folder, config = session.open_run(config, manifest, out)
+        with console or Console(out / "log.txt") as printer, stop_signals(folder) as stop:
+            training = session.build_training(folder, config, manifest, printer, command or sys.argv)
+            used = default_hooks(training, manifest) if hooks is None else hooks
+            for line in banner(training, manifest):
+                printer.line(line)
+            finished = train_loop(training, used, stop)
+            if finished:
+                printer.line(summary(training))
+    if not finished:
+        raise Stopped(f"{out} stopped at step {training.step}")
+    return out
+
+
+class Stopped(Exception):
+    """The run was asked to end before its last step; it has its checkpoint."""
+
+
+def default_hooks(training: Training, manifest: Manifest) -> list[Hook]:
+    """What a run does beside training, unless it is told otherwise."""
+    observe, tokenizer = training.config.observe, training.tokenizer
+    validation = Validation(
+        every=observe.eval.every,
+        stream=session.open_stream(manifest, "val"),
+        token_bytes=tokenizer.token_bytes(),
+        tokens=observe.eval.tokens,
+    )
+    hooks: list[Hook] = [validation] if observe.eval.every else []
+    if observe.sample.every:
+        hooks.append(Samples(observe.sample.every, tokenizer, observe.sample))
+    return [*hooks, Report(0, training.folder.path / "report.html")]
+
+
+def banner(training: Training, manifest: Manifest) -> list[str]:
+    """What a run is, before it begins."""
+    config, recipe = training.config, training.config.recipe
+    parameters = list(training.model.parameters())
+    decayed = [p for p in parameters if p.dim() >= 2]
+    micro_batch = training.folder.decided("micro_batch", training.step)
+    share = training.world.share(training.sequences_per_step)
+    trained = training.steps * recipe.train.tokens_per_step
+    split = manifest.splits["train"]
+    lines = [
+        f"{config.preset} in {training.folder.path}, on {machine.describe(training.device)}",
+        f"model     {sum(p.numel() for p in parameters):,} parameters; {recipe.model.n_layer} layers of {recipe.model.n_embd}, "
+        f"{recipe.model.n_head} heads, {recipe.model.vocab_size:,} ids",
+        f"decay     {len(decayed)} tensors, {sum(p.numel() for p in decayed):,} parameters; not on the other "
+        f"{len(parameters) - len(decayed)}",
+        f"step      {recipe.train.tokens_per_step:,} tokens = {training.sequences_per_step} sequences of "
+        f"{recipe.data.sequence_length}, in {-(-share // micro_batch)} micro-batches of up to {micro_batch} ({training.precision})",
+        f"data      {split['tokens']:,} tokens in {len(split['shards'])} shards; {training.steps:,} steps make "
+        f"{trained:,} tokens, {trained / split['tokens']:.2f} epochs",
+    ]
+    if training.step:
+        lines.append(f"goes on   from step {training.step:,} of {training.steps:,}")
+    return lines
+
+
+def summary(training: Training) -> str:
+    """The last line of a finished run."""
+    out = training.folder.path
+    found = checkpoint.best(training.folder.checkpoints)
+    best = ""
+    if found is not None:
+        loss = checkpoint.read_state(training.folder.checkpoints / checkpoint.folder_name(found)).val_loss
+        best = f", best validation loss {loss:.4f} at step {found}"
+    return f"finished at step {training.step}{best}; `overnight sample {out}` talks to it, {out / 'report.html'} shows it"
+
+
+@contextmanager
+def stop_signals(folder: RunFolder) -> Iterator[Callable[[], bool]]:
+    """Yields a function that tells whether the run was asked to stop: by SIGTERM, by Ctrl-C, by `overnight stop`.
+
+    A second Ctrl-C interrupts at once. SIGHUP is ignored: a closed terminal does not end a run.
+    """
+    asked: list[str] = []
+    folder.clear_stop()
+
+    def handler(number: int, frame: Any) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(signal.Signals(number).name)
+        # not through the console: it may be in the middle of a line
+        with suppress(OSError):
+            os.write(2, f"\n{asked[-1]}: ending after this step with a checkpoint (Ctrl-C again: at once)\n".encode())
+
+    def stop() -> bool:
+        return bool(asked) or folder.stop_requested()
+
+    old: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        old = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+        if hasattr(signal, "SIGHUP"):
+            old[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield stop
+    finally:
+        for number, previous in old.items():
+            signal.signal(number, previous)
+        folder.clear_stop()
+

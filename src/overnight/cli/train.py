@@ -1,0 +1,187 @@
+"""`overnight train`"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from overnight import config as configuration
+from overnight.cli.arguments import parse
+from overnight.config import Config, Machine, Observe, Recipe
+from overnight.errors import UserError, suggestion
+from overnight.presets import PRESETS
+from overnight.runs import RunFolder, read_lines
+
+STOPPED = 75  # sysexits.h: EX_TEMPFAIL, "try again later"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Train a model, or go on with a run: the same command does both.
+
+    Exit codes: 0 the run is finished, 2 something must be put right first, 75 it was asked to stop and goes on with the same command.
+    """
+
+    preset: Annotated[str, tyro.conf.Positional]
+    """A name that `overnight presets` lists, a TOML file, a run folder or its config.json, or module:function."""
+    data: Path | None = None
+    """The dataset folder, from `overnight prepare`."""
+    out: Path | None = None
+    """The run folder; by default runs/PRESET."""
+    print_config: bool = False
+    """Print the whole configuration and exit."""
+    detach: bool = False
+    """Go on without this terminal; `overnight stop RUN` ends it."""
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
+    machine: Annotated[Machine, tyro.conf.arg(name="")] = field(default_factory=Machine)
+    observe: Annotated[Observe, tyro.conf.arg(name="")] = field(default_factory=Observe)
+
+
+def main(arguments: Sequence[str]) -> int:
+    arguments = _switches(arguments)
+    name = parse(Arguments, arguments, "train").preset
+    base, out = read_config(name)
+    defaults = Arguments(preset=name, recipe=base.recipe, machine=base.machine, observe=base.observe)
+    given = parse(Arguments, arguments, "train", defaults)
+    config = dataclasses.replace(base, recipe=_one_length(base.recipe, given.recipe), machine=given.machine, observe=given.observe)
+    if given.print_config:
+        print(json.dumps(configuration.to_dict(config), indent=2))
+        return 0
+    out = given.out or out or Path("runs") / config.preset
+    data = given.data or _last_dataset(out)
+    if data is None:
+        raise UserError("train: say which dataset with --data DIR; `overnight prepare` makes one")
+    for key, old, new in configuration.differences(base, config):
+        print(f"{key.partition('.')[2]} {old} -> {new}")
+    if given.detach:
+        return _detach([argument for argument in arguments if argument != "--detach"], out)
+    return _train(config, data, out, arguments)
+
+
+def _train(config: Config, data: Path, out: Path, arguments: Sequence[str]) -> int:
+    from overnight.api import Stopped, train
+
+    try:
+        train(config, data, out, command=["overnight", "train", *arguments])
+    except Stopped:
+        return STOPPED
+    return 0
+
+
+def read_config(name: str) -> tuple[Config, Path | None]:
+    """The configuration that a name stands for, and the run folder where it is one's own."""
+    path = Path(name)
+    if name in PRESETS:
+        return PRESETS[name](), None
+    if (path / "config.json").is_file():
+        return RunFolder.open(path).config(), path
+    if path.suffix == ".json" and path.is_file():
+        from overnight.runs import read_json
+
+        return configuration.from_dict(read_json(path), name), None
+    if path.suffix == ".toml":
+        return _read_toml(path), None
+    if ":" in name:
+        return _call(name), None
+    raise UserError(f"train: there is no preset or file '{name}'{suggestion(name, PRESETS)}; `overnight presets` lists them")
+
+
+def _read_toml(path: Path) -> Config:
+    """`preset = NAME` and below it any of the flags, a table for each section: [train] steps = 100."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"train: {path} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"train: {path}: {error}") from None
+    base = read_config(str(values.pop("preset", "gpt2-124m")))[0]
+    sections: dict[str, dict[str, Any]] = {"recipe": {}, "machine": {}, "observe": {}}
+    owner = {
+        item.name: section
+        for section, cls in (("recipe", Recipe), ("machine", Machine), ("observe", Observe))
+        for item in dataclasses.fields(cls)
+    }
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in owner:
+            raise UserError(f"{path}: unknown key '{key}'{suggestion(name, [*owner, 'preset'])}")
+        sections[owner[name]][name] = value
+    return dataclasses.replace(configuration.build(Config, sections, str(path), base), preset=path.stem)
+
+
+def _call(name: str) -> Config:
+    module, _, function = name.partition(":")
+    sys.path.insert(0, "")  # a module in the current folder, as `python -m` finds it
+    try:
+        made = getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"train: {name}: {error}") from None
+    if not isinstance(made, Config):
+        raise UserError(f"train: {name} gave {type(made).__name__}, not an overnight.Config")
+    return made
+
+
+def _switches(arguments: Sequence[str]) -> list[str]:
+    """--compile alone, --no-compile, and true or false, in the words of the field."""
+    words = {"true": "on", "false": "off", "1": "on", "0": "off"}
+    result: list[str] = []
+    for index, argument in enumerate(arguments):
+        if argument == "--no-compile":
+            result += ["--compile", "off"]
+        elif argument == "--compile" and (index + 1 == len(arguments) or arguments[index + 1].startswith("-")):
+            result += ["--compile", "on"]
+        elif index and arguments[index - 1] == "--compile":
+            result.append(words.get(argument.lower(), argument))
+        elif argument.startswith("--compile="):
+            value = argument.partition("=")[2]
+            result += ["--compile", words.get(value.lower(), value)]
+        else:
+            result.append(argument)
+    return result
+
+
+def _one_length(base: Recipe, given: Recipe) -> Recipe:
+    """Refuses two lengths at once: steps that differ from the preset's, and tokens."""
+    if given.train.tokens is not None and given.train.steps != base.train.steps:
+        raise UserError("train: --train.steps and --train.tokens are both given: keep one")
+    return given
+
+
+def _last_dataset(out: Path) -> Path | None:
+    attempts = read_lines(out / "attempts.jsonl")
+    return Path(attempts[-1]["dataset"]["path"]) if attempts else None
+
+
+def _detach(arguments: list[str], out: Path) -> int:
+    """Starts the same command in a session of its own, and waits until it trains or fails."""
+    out.mkdir(parents=True, exist_ok=True)
+    before = len(read_lines(out / "attempts.jsonl"))
+    options: dict[str, Any] = {"start_new_session": True}
+    if sys.platform == "win32":
+        options = {"creationflags": subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP}
+    with (out / "log.txt").open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "overnight", "train", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            **options,
+        )
+    while len(read_lines(out / "attempts.jsonl")) == before:
+        if child.poll() is not None:
+            last = (out / "log.txt").read_text(encoding="utf-8").strip().splitlines()
+            raise UserError((last[-1] if last else "it ended at once").removeprefix("overnight: "))
+        time.sleep(0.1)
+    print(f"training in {out} as process {child.pid}\n  watch:  tail -f {out / 'log.txt'}\n  stop:   overnight stop {out}")
+    return 0

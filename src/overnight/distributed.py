@@ -1,0 +1,28 @@
+"""The processes that train together. One process is a world of one, not another code path."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from overnight.errors import UserError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place among all: `rank` of `size`."""
+
+    rank: int = 0
+    size: int = 1
+
+    def share(self, count: int) -> int:
+        """How many of `count` equal pieces of work each rank does, the last ones partly padding."""
+        return -(-count // self.size)
+
+
+def current_world() -> World:
+    """The world that the launcher described in the environment; a world of one without a launcher."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size != 1:
+        raise UserError(f"started as {size} processes (WORLD_SIZE): this version trains in one; start it without torchrun")
+    return World()

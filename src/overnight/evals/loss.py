@@ -1,0 +1,73 @@
+"""Mean loss over a fixed set of tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from overnight.loader import TokenStream, to_device
+from overnight.loss import IGNORE
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A mean loss in nats per token, over `tokens` targets that stand for `bytes` bytes of text."""
+
+    mean: float
+    tokens: int
+    bytes: int
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Comparable between tokenizers, unlike the loss."""
+        return self.mean * self.tokens / math.log(2) / self.bytes if self.bytes else math.nan
+
+
+def blocks(stream: TokenStream, length: int, limit: int) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """The first `limit` targets of a stream (0: all) as consecutive rows of `length` inputs and targets.
+
+    Every token but the stream's first is a target exactly once; the last row is filled with ignored targets.
+    """
+    end = min(limit or stream.length - 1, stream.length - 1)
+    for start in range(0, end, length):
+        count = min(length, end - start)
+        ids = stream.read(start, count + 1).astype(np.int64)
+        yield np.pad(ids[:-1], (0, length - count)), np.pad(ids[1:], (0, length - count), constant_values=IGNORE)
+
+
+@torch.no_grad()
+def mean_loss(
+    forward: Callable[[Tensor, Tensor], Tensor],
+    stream: TokenStream,
+    length: int,
+    limit: int,
+    batch: int,
+    device: torch.device,
+    token_bytes: npt.NDArray[np.int32],
+) -> Loss:
+    """The loss of `forward` (summed over its targets) on `blocks`, `batch` rows at a time; every batch has the same shape."""
+    total, count, size = 0.0, 0, 0
+    waiting = list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]()
+    filler = (np.zeros(length, dtype=np.int64), np.full(length, IGNORE, dtype=np.int64))
+
+    def flush() -> float:
+        rows = waiting + [filler] * (batch - len(waiting))
+        inputs, targets = (to_device(np.stack(part), device) for part in zip(*rows, strict=True))
+        waiting.clear()
+        return float(forward(inputs, targets))
+
+    for inputs, targets in blocks(stream, length, limit):
+        real = targets[targets != IGNORE]
+        count, size = count + len(real), size + int(token_bytes[real].sum())
+        waiting.append((inputs, targets))
+        if len(waiting) == batch:
+            total += flush()
+    if waiting:
+        total += flush()
+    return Loss(total / count, count, size)

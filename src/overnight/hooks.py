@@ -1,0 +1,112 @@
+"""Side work of a run: validation loss, samples, the report."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from overnight import generate
+from overnight.config import SampleConfig
+from overnight.evals.loss import mean_loss
+from overnight.loader import TokenStream
+from overnight.machine.device import autocast
+from overnight.runs import now
+from overnight.tokenizers import Tokenizer
+from overnight.train import Training
+
+
+@dataclass
+class Validation:
+    """Measures the loss on the validation split's first `tokens` tokens, always the same ones."""
+
+    every: int
+    stream: TokenStream
+    token_bytes: npt.NDArray[np.int32]
+    tokens: int = 0
+    first: bool = True
+
+    def run(self, training: Training) -> None:
+        begin = time.perf_counter()
+        training.model.eval()
+        micro_batch = int(training.folder.decided("micro_batch", training.step))
+        # without gradients far more fits; small batches would only waste time
+        rows = max(micro_batch, 4096 // training.dataset.T) if training.device.type == "cpu" else micro_batch
+        with autocast(training.device, training.precision):
+            loss = mean_loss(
+                training.forward, self.stream, training.dataset.T, self.tokens, rows, training.device, self.token_bytes
+            )
+        training.val_loss[training.step] = loss.mean
+        fields = {"val_loss": loss.mean, "val_tokens": loss.tokens, "val_bits_per_byte": loss.bits_per_byte}
+        training.record("eval", training.step, fields, {"seconds": round(time.perf_counter() - begin, 3)})
+        training.console.line(
+            f"step {training.step}: validation loss {loss.mean:.4f} ({loss.bits_per_byte:.3f} bits per byte, "
+            f"{loss.tokens:,} tokens)"
+        )
+
+
+@dataclass
+class Samples:
+    """Samples text from the model as it is, with a random generator of its own."""
+
+    every: int
+    tokenizer: Tokenizer
+    config: SampleConfig
+    first: bool = False
+
+    def __post_init__(self) -> None:
+        self.prompt = prompt_ids(self.tokenizer, self.config.prompt)  # a prompt that cannot be encoded fails before training
+
+    def run(self, training: Training) -> None:
+        generator = torch.Generator(training.device).manual_seed(self.config.seed)
+        start = torch.tensor(self.prompt, device=training.device).repeat(self.config.samples, 1)
+        with autocast(training.device, training.precision):
+            columns = list(
+                generate.stream(
+                    training.model,
+                    start,
+                    max(1, self.config.length - start.shape[1]),
+                    temperature=self.config.temperature,
+                    top_k=self.config.top_k,
+                    generator=generator,
+                )
+            )
+        texts = [self.tokenizer.decode(row) for row in torch.cat((start, *columns), dim=1).tolist()]
+        error = training.folder.samples.append(
+            {"step": training.step, "prompt": self.config.prompt, "texts": texts, "time": {"now": now()}}
+        )
+        if error:
+            training.console.line(f"cannot write {training.folder.samples.path} ({error.strerror}); its lines wait in memory")
+        for text in texts:
+            training.console.line(f"step {training.step} sample: {text}")
+
+
+@dataclass
+class Report:
+    """Writes report.html."""
+
+    every: int
+    out: Path
+    first: bool = False
+
+    def run(self, training: Training) -> None:
+        from overnight.report import write_report
+
+        try:
+            write_report([self.out.parent], self.out)
+        except OSError as error:
+            training.console.line(f"the report could not be written: {error}")
+
+
+def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The ids of a prompt; an empty one starts from end-of-text, or where the tokenizer has none from a line break or id 0."""
+    if prompt:
+        return [int(i) for i in tokenizer.encode_prompt(prompt)]
+    if tokenizer.end_of_text is not None:
+        return [tokenizer.end_of_text]
+    line_break = [i for i in range(tokenizer.vocab_size) if tokenizer.decode([i]) == "\n"]
+    return line_break[:1] or [0]

@@ -1,0 +1,123 @@
+"""The sequence numbers of step n, and their tokens from memory-mapped shards. Nothing here has state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from overnight.errors import UserError
+
+Numbers = npt.NDArray[np.int64]
+MASK = np.uint64(0xFFFFFFFFFFFFFFFF)
+
+
+class TokenStream:
+    """A split's shards as one stream of token ids, read without loading them."""
+
+    def __init__(self, shards: Sequence[Path]) -> None:
+        self.shards = [_open(path) for path in shards]
+        self.starts = np.concatenate([[0], np.cumsum([len(shard) for shard in self.shards])]).astype(np.int64)
+        self.length = int(self.starts[-1])
+
+    def read(self, start: int, count: int) -> npt.NDArray[Any]:
+        """`count` ids from position `start` on; past the end of the stream it goes on at the beginning."""
+        pieces = []
+        while count > 0:
+            start %= self.length
+            index = int(np.searchsorted(self.starts, start, side="right")) - 1
+            offset = start - int(self.starts[index])
+            piece = self.shards[index][offset : offset + count]
+            pieces.append(piece)
+            start += len(piece)
+            count -= len(piece)
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+class TokenDataset:
+    """The training sequences of a split, as pure functions of their numbers.
+
+    Sequence number k belongs to epoch k // n and is one of that epoch's n = ceil(tokens / T) sequences: the stream, taken as a
+    circle, is cut from a start offset every T tokens, and the cuts are visited in a permuted order. Offset and permutation are
+    functions of (seed, epoch). So each token is a target in every epoch, and sequences differ from epoch to epoch.
+    """
+
+    def __init__(self, stream: TokenStream, sequence_length: int, seed: int, order: str = "shuffled") -> None:
+        if stream.length <= sequence_length:
+            raise UserError(
+                f"the training split has {stream.length} tokens: a sequence of {sequence_length} needs at least "
+                f"{sequence_length + 1}; prepare more text or lower --data.sequence-length"
+            )
+        self.stream, self.T, self.seed, self.shuffled = stream, sequence_length, seed, order == "shuffled"
+        self.per_epoch = -(-stream.length // sequence_length)
+
+    def sequences(self, step: int, per_step: int) -> Numbers:
+        """The numbers of the sequences in the global batch of step `step`, counted from 0."""
+        return np.arange(step * per_step, (step + 1) * per_step, dtype=np.int64)
+
+    def positions(self, numbers: Numbers) -> Numbers:
+        """Where in the stream each sequence begins."""
+        starts = np.empty_like(numbers)
+        for epoch in np.unique(numbers // self.per_epoch).tolist():
+            chosen = numbers // self.per_epoch == epoch
+            index, offset = numbers[chosen] % self.per_epoch, 0
+            if self.shuffled:
+                index = permute(index, self.per_epoch, hash64(self.seed, epoch, 1))
+                offset = hash64(self.seed, epoch, 2) % self.T
+            starts[chosen] = (offset + index * self.T) % self.stream.length
+        return starts
+
+    def tokens(self, numbers: Numbers) -> tuple[Numbers, Numbers]:
+        """Inputs and targets, both (len(numbers), T) int64: a target is the token after its input."""
+        rows = np.empty((len(numbers), self.T + 1), dtype=np.int64)
+        for row, start in zip(rows, self.positions(numbers).tolist(), strict=True):
+            row[:] = self.stream.read(start, self.T + 1)
+        return rows[:, :-1], rows[:, 1:]
+
+
+def permute(index: Numbers, size: int, key: int) -> Numbers:
+    """A permutation of range(size), of each of `index`, chosen by `key`, computed without a table.
+
+    A Feistel network of four rounds (Luby & Rackoff 1988) over the next even power of two, walked until it falls inside.
+    """
+    half = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
+    low = np.uint64((1 << half) - 1)
+    result = index.astype(np.uint64)
+    outside = np.ones(len(result), dtype=bool)
+    while outside.any():
+        walked = result[outside]
+        left, right = walked >> np.uint64(half), walked & low
+        for turn in range(4):
+            left, right = right, left ^ (_mix(right ^ np.uint64(hash64(key, turn))) & low)
+        result[outside] = (left << np.uint64(half)) | right
+        outside = result >= size
+    return result.astype(np.int64)
+
+
+def hash64(*values: int) -> int:
+    """A well-mixed 64-bit number from some integers (splitmix64, Steele et al. 2014)."""
+    state = np.uint64(0)
+    for value in values:
+        state = _mix(np.array([state ^ np.uint64(value & int(MASK))], dtype=np.uint64))[0]
+    return int(state)
+
+
+def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: npt.NDArray[np.uint64] = values ^ (values >> np.uint64(31))
+    return mixed
+
+
+def _open(path: Path) -> npt.NDArray[Any]:
+    try:
+        shard: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read as a shard ({error}); `overnight data {path.parent} --check`") from None
+    if shard.ndim != 1 or shard.dtype not in (np.uint16, np.uint32):
+        raise UserError(f"{path}: a shard is one-dimensional uint16 or uint32, this is {shard.dtype} {shard.shape}")
+    return shard

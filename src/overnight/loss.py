@@ -1,0 +1,87 @@
+"""Cross entropy over a large vocabulary without ever holding all the logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IGNORE = -1  # a target that does not count
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, n_vocab: int) -> Tensor:
+    """The summed cross entropy of softmax(hidden @ weight.T) against targets, in nats, computed in chunks of rows.
+
+    hidden (N, C), weight (V, C), targets (N,) int64, IGNORE where nothing is to be predicted. Rows of `weight` from `n_vocab` on are
+    padding: they get no probability and no gradient. Returns a float32 scalar. Matrix products run in the autocast
+    dtype where autocast is on; softmax and all sums are float32. The gradients are computed along with the loss, chunk by
+    chunk, so memory beyond them is one chunk of logits (as in Hsu et al. 2024, "Liger Kernel").
+    """
+    if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
+        loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, n_vocab)
+        return loss
+    return token_cross_entropy(hidden, weight, targets, n_vocab).sum()
+
+
+def token_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, n_vocab: int) -> Tensor:
+    """As `linear_cross_entropy`, but the loss of each target, (N,) float32; without gradients."""
+    dtype = _product_dtype(hidden)
+    matrix = weight.detach().to(dtype)
+    losses = []
+    for rows, labels in zip(*_chunks(hidden.detach(), targets, weight), strict=True):
+        logits, log_sum = _logits(rows.to(dtype), matrix, n_vocab)
+        losses.append(_nats(logits, log_sum, labels))
+    return torch.cat(losses)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, n_vocab: int) -> Tensor:
+        dtype = _product_dtype(hidden)
+        matrix = weight.to(dtype)
+        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+        grads_hidden = []
+        for rows, labels in zip(*_chunks(hidden, targets, weight), strict=True):
+            rows = rows.to(dtype)
+            logits, log_sum = _logits(rows, matrix, n_vocab)
+            loss += _nats(logits, log_sum, labels).sum()
+            # d loss / d logits = softmax - one-hot of the target, and 0 where the target is ignored
+            grad = logits.sub_(log_sum[:, None]).exp_()
+            grad.scatter_add_(1, labels.clamp_min(0)[:, None], grad.new_full((len(labels), 1), -1.0))
+            grad.mul_((labels != IGNORE)[:, None])
+            grad = grad.to(dtype)
+            grads_hidden.append((grad @ matrix).to(hidden.dtype))
+            grad_weight += grad.T @ rows
+        ctx.save_for_backward(torch.cat(grads_hidden), grad_weight.to(weight.dtype))
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return grad_hidden * grads[0].to(grad_hidden.dtype), grad_weight * grads[0].to(grad_weight.dtype), None, None
+
+
+def _product_dtype(hidden: Tensor) -> torch.dtype:
+    kind = hidden.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+
+
+def _chunks(hidden: Tensor, targets: Tensor, weight: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    # a CPU wants its chunk in reach of the cache, a GPU wants products large enough to fill it
+    elements = 2**22 if hidden.device.type == "cpu" else 2**28
+    rows = max(128, elements // weight.shape[0])
+    return hidden.split(rows), targets.split(rows)
+
+
+def _logits(rows: Tensor, matrix: Tensor, n_vocab: int) -> tuple[Tensor, Tensor]:
+    logits = (rows @ matrix.T).float()
+    if n_vocab < matrix.shape[0]:
+        logits[:, n_vocab:] = float("-inf")
+    return logits, logits.logsumexp(dim=1)
+
+
+def _nats(logits: Tensor, log_sum: Tensor, labels: Tensor) -> Tensor:
+    picked = logits.gather(1, labels.clamp_min(0)[:, None]).squeeze(1)
+    return torch.where(labels != IGNORE, log_sum - picked, 0.0)

@@ -1,0 +1,141 @@
+"""The device to compute on, and what it can do, found by trying."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from overnight.config import Precision
+from overnight.errors import UserError
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device called `wanted`; 'auto' is CUDA, then MPS, then the CPU. It is tried before it is returned."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+        torch.ones(8, device=device).sum().item()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"--device {wanted} does not work here: {reason}") from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UserError(f"--device {wanted}: choose among cpu, cuda, mps")
+    return device
+
+
+def describe(device: torch.device) -> str:
+    """The device in words, the same for the same hardware: decisions made on another one are made anew."""
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    if device.type == "mps":
+        return f"mps ({platform.machine()})"
+    return f"cpu ({_cpu_model()}, {os.cpu_count()} cores)"
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def precisions(device: torch.device) -> list[Precision]:
+    """What matrix products can be computed in on this device, the most exact first."""
+    if device.type == "cuda":
+        major, _ = torch.cuda.get_device_capability(device)
+        return ["tf32", "bf16"] if major >= 8 else ["fp32", "fp16"] if major == 7 else ["fp32"]
+    return ["fp32", "bf16"] if device.type == "cpu" else ["fp32"]
+
+
+def check_precision(precision: Precision, device: torch.device) -> None:
+    """Raises a UserError where this device does not have the precision asked for."""
+    if precision == "tf32" and not (device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8):
+        raise UserError(f"--precision tf32 needs an NVIDIA GPU of the Ampere generation or later, not {describe(device)}")
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError("--precision fp16 is for GPUs; on the CPU use bf16 or fp32")
+
+
+def set_matmul_precision(precision: Precision) -> None:
+    """Lets float32 products use TF32 where that, or less, was chosen."""
+    torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """The context in which forward passes run."""
+    dtype = DTYPES.get(precision)
+    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def compile_problem(device: torch.device) -> str | None:
+    """Why torch.compile cannot work here, or None. Tries it on a small function."""
+    if device.type == "cpu":
+        compiler = os.environ.get("CXX") or ("cl" if sys.platform == "win32" else "g++")
+        if not any(shutil.which(name) for name in (compiler, "g++", "clang++", "c++")):
+            return "no C++ compiler on PATH (Debian and Ubuntu: apt install g++; macOS: xcode-select --install)"
+    try:
+        torch.compile(_probe)(torch.ones(8, 8, device=device))
+    except Exception as error:
+        return str(error).strip().splitlines()[0][:200]
+    finally:
+        torch._dynamo.reset()
+    return None
+
+
+def _probe(x: torch.Tensor) -> torch.Tensor:
+    return (x @ x).relu() + 1
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device's memory is full."""
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower()
+
+
+def versions() -> dict[str, str]:
+    """What an attempt ran with."""
+    from importlib.metadata import version
+
+    import numpy
+
+    cuda: dict[str, str] = {"cuda": str(torch.version.cuda)} if torch.version.cuda else {}
+    return {
+        "overnight": version("overnight"),
+        "torch": str(torch.__version__),
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **cuda,
+    }
+
+
+@contextlib.contextmanager
+def memory_freed(device: torch.device) -> Iterator[None]:
+    """Gives cached GPU memory back at the end, also after an error."""
+    try:
+        yield
+    finally:
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def available_memory() -> int | None:
+    """Bytes of main memory free for use, where the system tells."""
+    names: Any = getattr(os, "sysconf_names", {})
+    if "SC_AVPHYS_PAGES" in names:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def host() -> str:
+    """This machine's name."""
+    return platform.node()

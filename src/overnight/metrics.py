@@ -1,0 +1,51 @@
+"""Training metrics on their way from the device to metrics.jsonl, without making the device wait."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Measured:
+    """One step's numbers: those known at once, and those that still lie on the device."""
+
+    fields: dict[str, Any]
+    on_device: dict[str, Tensor]
+    event: torch.cuda.Event | None = None
+
+    def read(self) -> dict[str, Any]:
+        """All the numbers, in the order of a metrics line; waits for the device where it has not come so far."""
+        if self.event is not None:
+            self.event.synchronize()
+        return {**self.fields, **{name: float(value) for name, value in self.on_device.items()}}
+
+
+class Deferred:
+    """Hands numbers on one measurement late, when the device has long computed them."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Measured] = deque()
+
+    def add(self, fields: dict[str, Any], on_device: dict[str, Tensor]) -> list[dict[str, Any]]:
+        """Takes one step's numbers; returns those of earlier steps, which are ready."""
+        ready = self.flush()
+        event = None
+        if any(value.device.type == "cuda" for value in on_device.values()):
+            on_device = {name: value.detach().to("cpu", non_blocking=True) for name, value in on_device.items()}
+            event = torch.cuda.Event()
+            event.record()
+        self.waiting.append(Measured(fields, on_device, event))
+        if event is None:
+            ready += self.flush()
+        return ready
+
+    def flush(self) -> list[dict[str, Any]]:
+        """Everything that is waiting."""
+        ready = [measured.read() for measured in self.waiting]
+        self.waiting.clear()
+        return ready

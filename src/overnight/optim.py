@@ -1,0 +1,113 @@
+"""Which parameter is what, AdamW, and the learning rate of step n."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from overnight.config import OptimConfig, Recipe
+
+ROLES = ("embedding", "head", "matrix", "vector")
+
+
+def roles(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
+    """Every parameter of a model under exactly one role: {role: {name: parameter}}.
+
+    embedding: tables looked up by id (a head tied to one of them is not a parameter of its own); head: an untied output matrix;
+    matrix: the other weights of two dimensions or more; vector: biases and norms.
+    """
+    found: dict[str, dict[str, nn.Parameter]] = {role: {} for role in ROLES}
+    for name, parameter in model.named_parameters():
+        if name in ("wte.weight", "wpe.weight"):
+            role = "embedding"
+        elif name == "lm_head.weight":
+            role = "head"
+        else:
+            role = "matrix" if parameter.dim() >= 2 else "vector"
+        found[role][name] = parameter
+    if sum(map(len, found.values())) != len(list(model.parameters())):
+        raise AssertionError("the roles do not cover every parameter once")
+    return found
+
+
+def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019) with weight decay on every tensor of two dimensions or more, embeddings included."""
+    by_role = roles(model)
+    decayed = [p for role in ("embedding", "head", "matrix") for p in by_role[role].values() if p.dim() >= 2]
+    kept = list(by_role["vector"].values())
+    return torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": config.weight_decay},
+            {"params": kept, "weight_decay": 0.0},
+        ],
+        lr=config.lr,
+        betas=(config.beta1, config.beta2),
+        eps=config.eps,
+        fused=next(model.parameters()).device.type in ("cuda", "cpu"),
+    )
+
+
+def learning_rate(recipe: Recipe, index: int, steps: int) -> float:
+    """The learning rate of update `index`, counted from 0, in a run of `steps` updates.
+
+    Linear warmup, then the peak, then a decay over `decay_steps` that reaches min_lr_ratio * peak at `decay_end` and stays there.
+    """
+    optim = recipe.optim
+    warmup = optim.warmup_steps or math.ceil(optim.warmup_tokens / recipe.train.tokens_per_step)
+    if index < warmup:
+        return optim.lr * (index + 1) / (warmup + (optim.warmup_rule == "nanogpt"))
+    if optim.schedule == "constant":
+        return optim.lr
+    end = optim.decay_end or steps
+    length = optim.decay_steps or (max(1, steps // 5) if optim.schedule == "wsd" else end - warmup)
+    start = max(warmup, end - length)
+    progress = min(1.0, max(0.0, (index - start) / (end - start))) if end > start else 1.0
+    left = 0.5 * (1.0 + math.cos(math.pi * progress)) if optim.schedule == "cosine" else 1.0 - progress
+    return optim.lr * (optim.min_lr_ratio + (1.0 - optim.min_lr_ratio) * left)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def clip_gradients(model: nn.Module, limit: float) -> Tensor:
+    """Scales all gradients so that their norm is at most `limit` (0: leaves them); returns the norm before."""
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
+    if limit:
+        nn.utils.clip_grads_with_norm_(parameters, limit, norm, foreach=True)
+    return norm
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> tuple[dict[str, Tensor], dict[str, dict[str, float]]]:
+    """The optimizer's state by parameter name: its tensors as {"exp_avg/<parameter>": tensor}, its scalars apart."""
+    tensors, scalars = {}, {}
+    for name, parameter in model.named_parameters():
+        state = optimizer.state.get(parameter, {})
+        tensors.update({f"{key}/{name}": value for key, value in state.items() if _is_tensor(value)})
+        scalars[name] = {key: float(value) for key, value in state.items() if not _is_tensor(value)}
+    return tensors, scalars
+
+
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor], scalars: dict[str, dict[str, float]]
+) -> None:
+    """Puts back what `optimizer_state` gave, on each parameter's device."""
+    for name, parameter in model.named_parameters():
+        on_device = parameter.device if optimizer.param_groups[0].get("fused") else torch.device("cpu")
+        state: dict[str, Tensor] = {
+            key: torch.tensor(value, dtype=torch.float32, device=on_device) for key, value in scalars[name].items()
+        }
+        for full_name, value in tensors.items():
+            key, _, owner = full_name.partition("/")
+            if owner == name:
+                state[key] = value.to(parameter.device)
+        if state:
+            optimizer.state[parameter] = state
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0

@@ -1,0 +1,236 @@
+"""The run folder: configuration, attempts, decisions, metrics, the lock and the request to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from overnight import config as configuration
+from overnight.config import Config
+from overnight.errors import UserError
+from overnight.files import sync, write_json
+
+
+def now() -> str:
+    """This moment, as it stands in the run folder's files."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+class JsonLines:
+    """A file of JSON objects that only grows, one a line, and can be cut back to an earlier size.
+
+    Where the disk refuses a line, it and those after it wait in memory until a later one goes through.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.waiting = b""
+        self.size = path.stat().st_size if path.exists() else 0
+        self.file: IO[bytes] | None = None
+
+    def append(self, value: dict[str, Any]) -> OSError | None:
+        """Writes one line. Returns the error where the disk refused it: the line is kept and tried again with the next."""
+        self.waiting += json.dumps(value, ensure_ascii=False).encode() + b"\n"
+        try:
+            if self.file is None:
+                self.file = self.path.open("ab", buffering=0)
+            if self.file.tell() != self.size:  # what a full disk let through of an earlier line
+                self.file.truncate(self.size)
+            written = self.file.write(self.waiting)
+            if written != len(self.waiting):
+                self.file.truncate(self.size)
+                raise OSError(28, "No space left on device", str(self.path))
+        except OSError as error:
+            return error
+        self.size += len(self.waiting)
+        self.waiting = b""
+        return None
+
+    def sync(self) -> None:
+        """Forces what was written to the disk; raises the OSError where lines are still waiting for room."""
+        if self.waiting:
+            raise OSError(28, "No space left on device", str(self.path))
+        if self.file is not None:
+            os.fsync(self.file.fileno())
+
+    def cut(self, size: int) -> None:
+        """Forgets everything after the first `size` bytes."""
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+        if self.size > size:
+            os.truncate(self.path, size)
+            sync(self.path)
+        elif self.size < size:
+            raise UserError(f"{self.path}: {self.size} bytes, but the checkpoint counts {size}; the file was changed")
+        self.size, self.waiting = size, b""
+
+    def drop_torn_line(self) -> None:
+        """Cuts off a last line that a crash left unfinished."""
+        content = self.path.read_bytes() if self.path.exists() else b""
+        self.cut(content.rfind(b"\n") + 1)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON lines file; an unfinished last line is left out, a broken one is a UserError."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    values = []
+    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), 1):
+        try:
+            value = json.loads(line)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise UserError(f"{path}, line {number}: not a JSON object; the file was changed or the disk is damaged")
+        values.append(value)
+    return values
+
+
+class RunFolder:
+    """One run's folder. The file formats are in docs/formats.md."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.metrics = JsonLines(path / "metrics.jsonl")
+        self.samples = JsonLines(path / "samples.jsonl")
+        self._decisions: list[dict[str, Any]] = []
+        self.attempt = 0
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """An existing run folder, to read."""
+        if not (path / "config.json").is_file():
+            what = "is not a run folder (it has no config.json)" if path.exists() else "does not exist"
+            raise UserError(f"{path} {what}; `overnight train PRESET --out {path}` makes one")
+        folder = cls(path)
+        folder._decisions = read_lines(path / "decisions.jsonl")
+        return folder
+
+    @classmethod
+    def create(cls, path: Path, config: Config) -> RunFolder:
+        """A new run folder; refuses a folder that holds something else."""
+        leftovers = {"lock", "log.txt"}
+        if path.exists() and (not path.is_dir() or any(entry.name not in leftovers and not entry.name.startswith(".") for entry in path.iterdir())):
+            raise UserError(f"{path} exists and is not a run folder; choose another with --out")
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "checkpoints").mkdir(exist_ok=True)
+        write_json(path / "config.json", configuration.to_dict(config))
+        return cls(path)
+
+    def config(self) -> Config:
+        """The configuration as it was frozen at the start."""
+        where = self.path / "config.json"
+        return configuration.from_dict(read_json(where), str(where))
+
+    def decide(self, step: int, name: str, value: Any, reason: str) -> None:
+        """Records a choice that holds from `step` on; it is on disk before this returns."""
+        line = {"step": step, "name": name, "value": value, "reason": reason, "attempt": self.attempt, "time": {"now": now()}}
+        log = JsonLines(self.path / "decisions.jsonl")
+        log.drop_torn_line()
+        error = log.append(line)
+        if error:
+            raise error
+        log.sync()
+        self._decisions.append(line)
+
+    def decided(self, name: str, step: int, default: Any = None) -> Any:
+        """The value of a decision at a step: that of the last line written that holds from then or earlier."""
+        for line in reversed(self._decisions):
+            if line["name"] == name and line["step"] <= step:
+                return line["value"]
+        return default
+
+    @property
+    def decision_count(self) -> int:
+        return len(self._decisions)
+
+    def start_attempt(self, facts: dict[str, Any]) -> None:
+        """Records that the run was started again; decisions from now on carry the attempt's number."""
+        path = self.path / "attempts.jsonl"
+        self.attempt = len(read_lines(path)) + 1
+        log = JsonLines(path)
+        log.drop_torn_line()
+        error = log.append({"attempt": self.attempt, **facts, "time": {"now": now()}})
+        if error:
+            raise error
+        log.sync()
+
+    def stop_requested(self) -> bool:
+        return (self.path / "stop").exists()
+
+    def request_stop(self) -> None:
+        """Asks the process that trains to write a checkpoint and end. Works from any host that sees the folder."""
+        (self.path / "stop").touch()
+
+    def clear_stop(self) -> None:
+        (self.path / "stop").unlink(missing_ok=True)
+
+    def holder(self) -> dict[str, Any] | None:
+        """Who trains this run now (host, pid), or None. Looks by trying to take the lock."""
+        try:
+            with self.lock():
+                return None
+        except Held as held:
+            return held.owner
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps other processes from training this run; released by the system whenever this process ends."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        path = self.path / "lock"
+        with path.open("a+", encoding="utf-8") as file:
+            if not _try_lock(file):
+                owner = read_json(path) if path.stat().st_size else {}
+                raise Held(self.path, owner)
+            file.truncate(0)
+            json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
+            file.flush()
+            yield
+            file.truncate(0)
+
+
+class Held(UserError):
+    """Another process trains this run."""
+
+    def __init__(self, path: Path, owner: dict[str, Any]) -> None:
+        self.owner = owner
+        who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
+        super().__init__(f"{path} is being trained by {who}; `overnight stop {path}` ends it cleanly")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; a UserError where there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object")
+    return value
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            file.seek(2**30)  # a byte past the text, so that others can still read who holds it
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
