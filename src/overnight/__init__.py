@@ -26,5 +26,5 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'overnight' has no attribute '{name}'")
     value = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = value  # also over the submodule `overnight.train`, whose import has just set that name
+    globals()[name] = value
     return value

@@ -24,8 +24,8 @@ from overnight.model import GPT, load_weights
 from overnight.presets import PRESETS
 from overnight.runs import RunFolder
 from overnight.tokenizers import Tokenizer, load as load_tokenizer_file
-from overnight.train import Hook, Training
-from overnight.train import train as train_loop
+from overnight.training import Hook, Training
+from overnight.training import train as train_loop
 
 
 class Model:

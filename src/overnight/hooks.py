@@ -17,7 +17,7 @@ from overnight.loader import TokenStream
 from overnight.machine.device import autocast
 from overnight.runs import now
 from overnight.tokenizers import Tokenizer
-from overnight.train import Training
+from overnight.training import Training
 
 
 @dataclass

@@ -21,7 +21,7 @@ from overnight.loader import TokenDataset, TokenStream
 from overnight.machine import device as machine, settle
 from overnight.model import GPT, initialise, load_weights
 from overnight.runs import RunFolder, read_lines
-from overnight.train import Training, restore
+from overnight.training import Training, restore
 
 
 def open_run(config: Config, manifest: Manifest, out: Path) -> tuple[RunFolder, Config]:
