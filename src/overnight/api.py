@@ -23,7 +23,8 @@ from overnight.machine import device as machine
 from overnight.model import GPT, load_weights
 from overnight.presets import PRESETS
 from overnight.runs import RunFolder
-from overnight.tokenizers import Tokenizer, load as load_tokenizer_file
+from overnight.tokenizers import Tokenizer
+from overnight.tokenizers import load as load_tokenizer_file
 from overnight.training import Hook, Training
 from overnight.training import train as train_loop
 
@@ -56,9 +57,16 @@ class Model:
     ) -> str:
         """The prompt and its continuation. An empty prompt starts from end-of-text."""
         pieces = self.stream(
-            prompt, max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop_at_end=stop_at_end
+            prompt,
+            max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            stop_at_end=stop_at_end,
         )
-        return prompt + self.tokenizer.decode(list(pieces))
+        text: str = self.tokenizer.decode(list(pieces))
+        return prompt + text
 
     def stream(
         self,
@@ -179,12 +187,13 @@ def banner(training: Training, manifest: Manifest) -> list[str]:
     split = manifest.splits["train"]
     lines = [
         f"{config.preset} in {training.folder.path}, on {machine.describe(training.device)}",
-        f"model     {sum(p.numel() for p in parameters):,} parameters; {recipe.model.n_layer} layers of {recipe.model.n_embd}, "
-        f"{recipe.model.n_head} heads, {recipe.model.vocab_size:,} ids",
+        f"model     {sum(p.numel() for p in parameters):,} parameters; {recipe.model.n_layer} layers of "
+        f"{recipe.model.n_embd}, {recipe.model.n_head} heads, {recipe.model.vocab_size:,} ids",
         f"decay     {len(decayed)} tensors, {sum(p.numel() for p in decayed):,} parameters; not on the other "
         f"{len(parameters) - len(decayed)}",
         f"step      {recipe.train.tokens_per_step:,} tokens = {training.sequences_per_step} sequences of "
-        f"{recipe.data.sequence_length}, in {-(-share // micro_batch)} micro-batches of up to {micro_batch} ({training.precision})",
+        f"{recipe.data.sequence_length}, in {-(-share // micro_batch)} micro-batches of up to {micro_batch} "
+        f"({training.precision})",
         f"data      {split['tokens']:,} tokens in {len(split['shards'])} shards; {training.steps:,} steps make "
         f"{trained:,} tokens, {trained / split['tokens']:.2f} epochs",
     ]
@@ -201,7 +210,9 @@ def summary(training: Training) -> str:
     if found is not None:
         loss = checkpoint.read_state(training.folder.checkpoints / checkpoint.folder_name(found)).val_loss
         best = f", best validation loss {loss:.4f} at step {found}"
-    return f"finished at step {training.step}{best}; `overnight sample {out}` talks to it, {out / 'report.html'} shows it"
+    return (
+        f"finished at step {training.step}{best}; `overnight sample {out}` talks to it, {out / 'report.html'} shows it"
+    )
 
 
 @contextmanager
@@ -235,4 +246,3 @@ def stop_signals(folder: RunFolder) -> Iterator[Callable[[], bool]]:
         for number, previous in old.items():
             signal.signal(number, previous)
         folder.clear_stop()
-

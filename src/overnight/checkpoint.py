@@ -37,7 +37,8 @@ def folder_name(step: int) -> str:
 def save(folder: Path, state: State, model: dict[str, Tensor], optimizer: dict[str, Tensor]) -> Path:
     """Writes `folder`/step_NNNNNNNN such that after a crash at any moment it is complete or absent.
 
-    Raises OSError where the disk refuses (it is full); then nothing of it is left and older checkpoints are untouched.
+    Raises OSError where the disk refuses (it is full); then nothing of it is left and older checkpoints are
+    untouched.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -81,7 +82,9 @@ def load_tensors(path: Path, name: str, check: bool = True) -> dict[str, Tensor]
     if not file.is_file() or expected is None:
         raise UserError(f"{file} is missing: this checkpoint is damaged; remove {path} to go on from the one before")
     if file.stat().st_size != expected["bytes"] or (check and sha256(file) != expected["sha256"]):
-        raise UserError(f"{file} is not what was written: this checkpoint is damaged; remove {path} to go on from the one before")
+        raise UserError(
+            f"{file} is not what was written: this checkpoint is damaged; remove {path} to go on from the one before"
+        )
     try:
         tensors: dict[str, Tensor] = load_file(file)
     except SafetensorError as error:
@@ -115,7 +118,9 @@ def find(folder: Path, which: str) -> Path:
         found = best(folder)
         return folder / folder_name(available[-1] if found is None else found)
     if not which.isdigit() or int(which) not in available:
-        raise UserError(f"{folder} has no checkpoint '{which}'; there are: last, best, {', '.join(map(str, available))}")
+        raise UserError(
+            f"{folder} has no checkpoint '{which}'; there are: last, best, {', '.join(map(str, available))}"
+        )
     return folder / folder_name(int(which))
 
 

@@ -1,6 +1,7 @@
 """What a run is: the recipe (what is learned), the machine (how it is computed), what is observed.
 
-Training is a pure function of (recipe, dataset, decisions, step); so `recipe` is frozen for a run's life, while `machine` and
+Training is a pure function of (recipe, dataset, decisions, step); so `recipe` is frozen for a run's life, while
+`machine` and
 `observe` may change whenever it is started again.
 """
 
@@ -266,9 +267,14 @@ def resolve(config: Config, tokenizer: str, vocab_size: int) -> Config:
     model = dataclasses.replace(recipe.model, vocab_size=recipe.model.vocab_size or vocab_size)
     data = dataclasses.replace(recipe.data, tokenizer=recipe.data.tokenizer or tokenizer)
     resolved = dataclasses.replace(config, recipe=dataclasses.replace(recipe, train=train, model=model, data=data))
-    for name, own, dataset in (("data.tokenizer", data.tokenizer, tokenizer), ("model.vocab_size", model.vocab_size, vocab_size)):
+    for name, own, dataset in (
+        ("data.tokenizer", data.tokenizer, tokenizer),
+        ("model.vocab_size", model.vocab_size, vocab_size),
+    ):
         if own != dataset:
-            raise UserError(f"{name} is {own}, but the dataset was prepared with {dataset}: leave it out, or prepare anew")
+            raise UserError(
+                f"{name} is {own}, but the dataset was prepared with {dataset}: leave it out, or prepare anew"
+            )
     validate(resolved)
     return resolved
 

@@ -24,5 +24,7 @@ def current_world() -> World:
     """The world that the launcher described in the environment; a world of one without a launcher."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size != 1:
-        raise UserError(f"started as {size} processes (WORLD_SIZE): this version trains in one; start it without torchrun")
+        raise UserError(
+            f"started as {size} processes (WORLD_SIZE): this version trains in one; start it without torchrun"
+        )
     return World()

@@ -30,7 +30,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     aside = path.with_name(PARTIAL + path.name)
     aside.write_bytes(content.encode() if isinstance(content, str) else content)
     sync(aside)
-    os.replace(aside, path)
+    aside.replace(path)
     sync(path.parent)
 
 
@@ -53,7 +53,7 @@ def folder_atomic(path: Path) -> Iterator[Path]:
         for file in sorted(aside.rglob("*")):
             sync(file)
         sync(aside)
-        os.rename(aside, path)
+        aside.rename(path)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise

@@ -15,8 +15,8 @@ def sample_token(
 ) -> Tensor:
     """One id for each row of logits (B, vocab): (B, 1) int64.
 
-    temperature 0 takes the likeliest. top_k keeps the k likeliest (0: all). top_p keeps the fewest likeliest ids whose probabilities
-    sum to at least p (Holtzman et al. 2020).
+    temperature 0 takes the likeliest. top_k keeps the k likeliest (0: all). top_p keeps the fewest likeliest
+    ids whose probabilities sum to at least p (Holtzman et al. 2020).
     """
     logits = logits.float()
     if temperature == 0:
@@ -46,8 +46,8 @@ def stream(
 ) -> Iterator[Tensor]:
     """Continues tokens (B, T) int64, one column (B, 1) at a time.
 
-    The model sees the last `block_size` tokens. Keys and values are cached until the text is longer than that; from then on every
-    token's position shifts with each new one, and the whole window is computed anew.
+    The model sees the last `block_size` tokens. Keys and values are cached until the text is longer than that;
+    from then on every token's position shifts with each new one, and the whole window is computed anew.
     """
     if tokens.shape[1] == 0:
         raise ValueError("generation needs at least one token to start from")

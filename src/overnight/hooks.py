@@ -59,7 +59,9 @@ class Samples:
     first: bool = False
 
     def __post_init__(self) -> None:
-        self.prompt = prompt_ids(self.tokenizer, self.config.prompt)  # a prompt that cannot be encoded fails before training
+        self.prompt = prompt_ids(
+            self.tokenizer, self.config.prompt
+        )  # a prompt that cannot be encoded fails before training
 
     def run(self, training: Training) -> None:
         generator = torch.Generator(training.device).manual_seed(self.config.seed)
@@ -80,7 +82,9 @@ class Samples:
             {"step": training.step, "prompt": self.config.prompt, "texts": texts, "time": {"now": now()}}
         )
         if error:
-            training.console.line(f"cannot write {training.folder.samples.path} ({error.strerror}); its lines wait in memory")
+            training.console.line(
+                f"cannot write {training.folder.samples.path} ({error.strerror}); its lines wait in memory"
+            )
         for text in texts:
             training.console.line(f"step {training.step} sample: {text}")
 
@@ -103,7 +107,8 @@ class Report:
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The ids of a prompt; an empty one starts from end-of-text, or where the tokenizer has none from a line break or id 0."""
+    """The ids of a prompt; an empty one starts from end-of-text, or where the tokenizer has none from a line
+    break or id 0."""
     if prompt:
         return [int(i) for i in tokenizer.encode_prompt(prompt)]
     if tokenizer.end_of_text is not None:

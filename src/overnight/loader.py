@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from overnight.errors import UserError
 
@@ -40,9 +42,10 @@ class TokenStream:
 class TokenDataset:
     """The training sequences of a split, as pure functions of their numbers.
 
-    Sequence number k belongs to epoch k // n and is one of that epoch's n = ceil(tokens / T) sequences: the stream, taken as a
-    circle, is cut from a start offset every T tokens, and the cuts are visited in a permuted order. Offset and permutation are
-    functions of (seed, epoch). So each token is a target in every epoch, and sequences differ from epoch to epoch.
+    Sequence number k belongs to epoch k // n and is one of that epoch's n = ceil(tokens / T) sequences: the
+    stream, taken as a circle, is cut from a start offset every T tokens, and the cuts are visited in a permuted
+    order. Offset and permutation are functions of (seed, epoch). So each token is a target in every epoch, and
+    sequences differ from epoch to epoch.
     """
 
     def __init__(self, stream: TokenStream, sequence_length: int, seed: int, order: str = "shuffled") -> None:
@@ -78,10 +81,17 @@ class TokenDataset:
         return rows[:, :-1], rows[:, 1:]
 
 
+def to_device(array: Numbers, device: torch.device) -> Tensor:
+    """An array on a device; a GPU copies it while it computes."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def permute(index: Numbers, size: int, key: int) -> Numbers:
     """A permutation of range(size), of each of `index`, chosen by `key`, computed without a table.
 
-    A Feistel network of four rounds (Luby & Rackoff 1988) over the next even power of two, walked until it falls inside.
+    A Feistel network of four rounds (Luby & Rackoff 1988) over the next even power of two, walked until it
+    falls inside.
     """
     half = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
     low = np.uint64((1 << half) - 1)
@@ -117,7 +127,9 @@ def _open(path: Path) -> npt.NDArray[Any]:
     try:
         shard: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read as a shard ({error}); `overnight data {path.parent} --check`") from None
+        raise UserError(
+            f"{path}: cannot be read as a shard ({error}); `overnight data {path.parent} --check`"
+        ) from None
     if shard.ndim != 1 or shard.dtype not in (np.uint16, np.uint32):
         raise UserError(f"{path}: a shard is one-dimensional uint16 or uint32, this is {shard.dtype} {shard.shape}")
     return shard

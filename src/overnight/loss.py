@@ -13,13 +13,14 @@ IGNORE = -1  # a target that does not count
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, n_vocab: int) -> Tensor:
     """The summed cross entropy of softmax(hidden @ weight.T) against targets, in nats, computed in chunks of rows.
 
-    hidden (N, C), weight (V, C), targets (N,) int64, IGNORE where nothing is to be predicted. Rows of `weight` from `n_vocab` on are
-    padding: they get no probability and no gradient. Returns a float32 scalar. Matrix products run in the autocast
-    dtype where autocast is on; softmax and all sums are float32. The gradients are computed along with the loss, chunk by
-    chunk, so memory beyond them is one chunk of logits (as in Hsu et al. 2024, "Liger Kernel").
+    hidden (N, C), weight (V, C), targets (N,) int64, IGNORE where nothing is to be predicted. Rows of `weight`
+    from `n_vocab` on are padding: they get no probability and no gradient. Returns a float32 scalar. Matrix
+    products run in the autocast dtype where autocast is on; softmax and all sums are float32. The gradients are
+    computed along with the loss, chunk by chunk, so memory beyond them is one chunk of logits (as in Hsu et al.
+    2024, "Liger Kernel").
     """
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
-        loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, n_vocab)
+        loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, n_vocab)  # type: ignore[no-untyped-call]
         return loss
     return token_cross_entropy(hidden, weight, targets, n_vocab).sum()
 
@@ -72,7 +73,7 @@ def _chunks(hidden: Tensor, targets: Tensor, weight: Tensor) -> tuple[tuple[Tens
     # a CPU wants its chunk in reach of the cache, a GPU wants products large enough to fill it
     elements = 2**22 if hidden.device.type == "cpu" else 2**28
     rows = max(128, elements // weight.shape[0])
-    return hidden.split(rows), targets.split(rows)
+    return torch.split(hidden, rows), torch.split(targets, rows)
 
 
 def _logits(rows: Tensor, matrix: Tensor, n_vocab: int) -> tuple[Tensor, Tensor]:

@@ -37,7 +37,7 @@ class Deferred:
         event = None
         if any(value.device.type == "cuda" for value in on_device.values()):
             on_device = {name: value.detach().to("cpu", non_blocking=True) for name, value in on_device.items()}
-            event = torch.cuda.Event()
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
         self.waiting.append(Measured(fields, on_device, event))
         if event is None:

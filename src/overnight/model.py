@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 import torch.nn as nn
@@ -92,7 +93,7 @@ class GPT2Block(nn.Module):
 
     def forward(self, x: Tensor, cache: Cache | None) -> Tensor:
         x = x + self.attn(self.ln_1(x), cache)
-        return x + self.mlp(self.ln_2(x))
+        return x + cast(Tensor, self.mlp(self.ln_2(x)))
 
 
 BLOCKS: dict[str, type[nn.Module]] = {"gpt2": GPT2Block}
@@ -117,7 +118,8 @@ class GPT(nn.Module):
         self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
 
     def features(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
-        """The final hidden states, (B, T, n_embd), of tokens (B, T) int64. A cache holds what came before, and grows."""
+        """The final hidden states, (B, T, n_embd), of tokens (B, T) int64. A cache holds what came before, and
+        grows."""
         T, past = tokens.shape[1], 0 if cache is None else cache.length
         if past + T > self.block_size:
             raise ValueError(f"{past + T} tokens, but the model sees at most {self.block_size}")
@@ -127,7 +129,8 @@ class GPT(nn.Module):
             x = block(x, cache)
         if cache is not None:
             cache.length += T
-        return self.ln_f(x)  # type: ignore[no-any-return]
+        normed: Tensor = self.ln_f(x)
+        return normed
 
     def logits(self, features: Tensor) -> Tensor:
         """(..., n_embd) -> (..., vocab_size): real ids only."""
@@ -152,11 +155,11 @@ class GPT(nn.Module):
 def initialise(model: GPT, seed: int) -> GPT:
     """Fills all parameters, the same for a seed on every device (Radford et al. 2019; nanoGPT).
 
-        embeddings, linear weights    normal, deviation 0.02
-        c_proj weights                normal, deviation 0.02 / sqrt(2 n_layer): they add to the residual stream
-        biases                        0
-        layer norms                   1
-        padding rows of wte           0
+    embeddings, linear weights    normal, deviation 0.02
+    c_proj weights                normal, deviation 0.02 / sqrt(2 n_layer): they add to the residual stream
+    biases                        0
+    layer norms                   1
+    padding rows of wte           0
     """
     generator = torch.Generator().manual_seed(seed)
     residual = 0.02 / math.sqrt(2 * model.config.n_layer)
@@ -180,7 +183,8 @@ def weights(model: GPT) -> dict[str, Tensor]:
 
 
 def load_weights(model: GPT, named: dict[str, Tensor], where: str) -> None:
-    """Copies what `weights` gave into a model; a missing, unknown or misshapen tensor is a UserError that names it."""
+    """Copies what `weights` gave into a model; a missing, unknown or misshapen tensor is a UserError that names
+    it."""
     own = weights(model)
     for name in sorted(own.keys() ^ named.keys()):
         raise UserError(f"{where}: {'unknown' if name in named else 'missing'} tensor '{name}'")

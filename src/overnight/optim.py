@@ -15,8 +15,8 @@ ROLES = ("embedding", "head", "matrix", "vector")
 def roles(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
     """Every parameter of a model under exactly one role: {role: {name: parameter}}.
 
-    embedding: tables looked up by id (a head tied to one of them is not a parameter of its own); head: an untied output matrix;
-    matrix: the other weights of two dimensions or more; vector: biases and norms.
+    embedding: tables looked up by id (a head tied to one of them is not a parameter of its own); head: an
+    untied output matrix; matrix: the other weights of two dimensions or more; vector: biases and norms.
     """
     found: dict[str, dict[str, nn.Parameter]] = {role: {} for role in ROLES}
     for name, parameter in model.named_parameters():
@@ -33,7 +33,8 @@ def roles(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019) with weight decay on every tensor of two dimensions or more, embeddings included."""
+    """AdamW (Loshchilov & Hutter 2019) with weight decay on every tensor of two dimensions or more, embeddings
+    included."""
     by_role = roles(model)
     decayed = [p for role in ("embedding", "head", "matrix") for p in by_role[role].values() if p.dim() >= 2]
     kept = list(by_role["vector"].values())
@@ -52,7 +53,8 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 def learning_rate(recipe: Recipe, index: int, steps: int) -> float:
     """The learning rate of update `index`, counted from 0, in a run of `steps` updates.
 
-    Linear warmup, then the peak, then a decay over `decay_steps` that reaches min_lr_ratio * peak at `decay_end` and stays there.
+    Linear warmup, then the peak, then a decay over `decay_steps` that reaches min_lr_ratio * peak at
+    `decay_end` and stays there.
     """
     optim = recipe.optim
     warmup = optim.warmup_steps or math.ceil(optim.warmup_tokens / recipe.train.tokens_per_step)
@@ -82,7 +84,9 @@ def clip_gradients(model: nn.Module, limit: float) -> Tensor:
     return norm
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> tuple[dict[str, Tensor], dict[str, dict[str, float]]]:
+def optimizer_state(
+    optimizer: torch.optim.Optimizer, model: nn.Module
+) -> tuple[dict[str, Tensor], dict[str, dict[str, float]]]:
     """The optimizer's state by parameter name: its tensors as {"exp_avg/<parameter>": tensor}, its scalars apart."""
     tensors, scalars = {}, {}
     for name, parameter in model.named_parameters():

@@ -35,7 +35,8 @@ class JsonLines:
         self.file: IO[bytes] | None = None
 
     def append(self, value: dict[str, Any]) -> OSError | None:
-        """Writes one line. Returns the error where the disk refused it: the line is kept and tried again with the next."""
+        """Writes one line. Returns the error where the disk refused it: the line is kept and tried again with
+        the next."""
         self.waiting += json.dumps(value, ensure_ascii=False).encode() + b"\n"
         try:
             if self.file is None:
@@ -119,7 +120,10 @@ class RunFolder:
     def create(cls, path: Path, config: Config) -> RunFolder:
         """A new run folder; refuses a folder that holds something else."""
         leftovers = {"lock", "log.txt"}
-        if path.exists() and (not path.is_dir() or any(entry.name not in leftovers and not entry.name.startswith(".") for entry in path.iterdir())):
+        if path.exists() and (
+            not path.is_dir()
+            or any(entry.name not in leftovers and not entry.name.startswith(".") for entry in path.iterdir())
+        ):
             raise UserError(f"{path} exists and is not a run folder; choose another with --out")
         path.mkdir(parents=True, exist_ok=True)
         (path / "checkpoints").mkdir(exist_ok=True)
@@ -133,7 +137,14 @@ class RunFolder:
 
     def decide(self, step: int, name: str, value: Any, reason: str) -> None:
         """Records a choice that holds from `step` on; it is on disk before this returns."""
-        line = {"step": step, "name": name, "value": value, "reason": reason, "attempt": self.attempt, "time": {"now": now()}}
+        line = {
+            "step": step,
+            "name": name,
+            "value": value,
+            "reason": reason,
+            "attempt": self.attempt,
+            "time": {"now": now()},
+        }
         log = JsonLines(self.path / "decisions.jsonl")
         log.drop_torn_line()
         error = log.append(line)

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from overnight import checkpoint, config as configuration, optim
+from overnight import checkpoint, optim
+from overnight import config as configuration
 from overnight.config import Config
 from overnight.console import Console
 from overnight.data.dataset import Manifest, load_tokenizer
@@ -18,7 +19,8 @@ from overnight.distributed import current_world
 from overnight.errors import UserError
 from overnight.files import write_atomic
 from overnight.loader import TokenDataset, TokenStream
-from overnight.machine import device as machine, settle
+from overnight.machine import device as machine
+from overnight.machine import settle
 from overnight.model import GPT, initialise, load_weights
 from overnight.runs import RunFolder, read_lines
 from overnight.training import Training, restore
@@ -27,7 +29,8 @@ from overnight.training import Training, restore
 def open_run(config: Config, manifest: Manifest, out: Path) -> tuple[RunFolder, Config]:
     """The run folder, new or existing, and the configuration to go on with. The caller holds the folder's lock.
 
-    On an existing run a difference in the recipe is a UserError that shows it, but for more `train.steps`, which becomes a decision.
+    On an existing run a difference in the recipe is a UserError that shows it, but for more `train.steps`,
+    which becomes a decision.
     """
     tokenizer = manifest.tokenizer["name"], manifest.tokenizer["vocab_size"]
     if not (out / "config.json").exists():
@@ -53,7 +56,9 @@ def open_run(config: Config, manifest: Manifest, out: Path) -> tuple[RunFolder, 
     return folder, merged
 
 
-def build_training(folder: RunFolder, config: Config, manifest: Manifest, console: Console, command: Sequence[str]) -> Training:
+def build_training(
+    folder: RunFolder, config: Config, manifest: Manifest, console: Console, command: Sequence[str]
+) -> Training:
     """Everything that training needs, restored from the newest checkpoint where there is one."""
     recipe = config.recipe
     world, device = current_world(), machine.choose_device(config.machine.device)
@@ -105,7 +110,8 @@ def open_stream(manifest: Manifest, split: str) -> TokenStream:
     expected = manifest.splits[split]["tokens"]
     if stream.length != expected:
         raise UserError(
-            f"{manifest.folder}: the {split} shards hold {stream.length} tokens, the manifest says {expected}; prepare it anew"
+            f"{manifest.folder}: the {split} shards hold {stream.length} tokens, the manifest says {expected}; "
+            "prepare it anew"
         )
     return stream
 
@@ -127,8 +133,8 @@ def _inherit(config: Config) -> Config:
     theirs = RunFolder.open(Path(source)).config().recipe
     if config.recipe.data.sequence_length > theirs.data.sequence_length:
         raise UserError(
-            f"--data.sequence-length {config.recipe.data.sequence_length} is more than the {theirs.data.sequence_length} "
-            f"that {source} was trained with"
+            f"--data.sequence-length {config.recipe.data.sequence_length} is more than the "
+            f"{theirs.data.sequence_length} that {source} was trained with"
         )
     model = dataclasses.replace(theirs.model, dropout=config.recipe.model.dropout)
     data = dataclasses.replace(config.recipe.data, tokenizer=theirs.data.tokenizer)
@@ -150,7 +156,8 @@ def _refuse_differences(folder: RunFolder, frozen: Config, config: Config) -> No
     ]
     if found:
         raise UserError(
-            f"{folder.path} has another recipe ({'; '.join(found)}); go on with its own, or start a new run with another --out"
+            f"{folder.path} has another recipe ({'; '.join(found)}); "
+            "go on with its own, or start a new run with another --out"
         )
 
 
@@ -158,8 +165,8 @@ def _refuse_other_dataset(folder: RunFolder, manifest: Manifest) -> None:
     attempts: list[dict[str, Any]] = read_lines(folder.path / "attempts.jsonl")
     if attempts and attempts[0]["dataset"]["fingerprint"] != manifest.fingerprint:
         raise UserError(
-            f"{manifest.folder} is not the dataset that {folder.path} was trained on ({attempts[0]['dataset']['path']}); "
-            "start a new run with another --out"
+            f"{manifest.folder} is not the dataset that {folder.path} was trained on "
+            f"({attempts[0]['dataset']['path']}); start a new run with another --out"
         )
 
 
@@ -170,5 +177,7 @@ def _more_steps(folder: RunFolder, frozen: Config, config: Config) -> int | None
     if asked in (own, current):
         return None
     if asked < current:
-        raise UserError(f"train.steps {asked} is less than the {current} of {folder.path}: a run can only be made longer")
+        raise UserError(
+            f"train.steps {asked} is less than the {current} of {folder.path}: a run can only be made longer"
+        )
     return asked

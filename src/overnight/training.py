@@ -16,7 +16,7 @@ from overnight.config import Config, Precision
 from overnight.console import Console
 from overnight.distributed import World
 from overnight.errors import UserError
-from overnight.loader import Numbers, TokenDataset, hash64
+from overnight.loader import Numbers, TokenDataset, hash64, to_device
 from overnight.loss import IGNORE
 from overnight.machine.device import autocast, out_of_memory
 from overnight.metrics import Deferred
@@ -25,7 +25,8 @@ from overnight.runs import RunFolder, now
 
 
 class Hook(Protocol):
-    """Side work of a run: `run` is called after every `every` steps and after the last, and before the first where `first` says so.
+    """Side work of a run: `run` is called after every `every` steps and after the last, and before the first
+    where `first` says so.
 
     It must leave the model's weights and the global random state alone.
     """
@@ -70,7 +71,13 @@ class Training:
 
     def record(self, kind: str, step: int, fields: dict[str, Any], seconds: dict[str, Any] | None = None) -> None:
         """Writes a line of metrics.jsonl; everything about clocks belongs under `seconds`."""
-        line = {"kind": kind, "step": step, "tokens": self.tokens(step), **fields, "time": {**(seconds or {}), "now": now()}}
+        line = {
+            "kind": kind,
+            "step": step,
+            "tokens": self.tokens(step),
+            **fields,
+            "time": {**(seconds or {}), "now": now()},
+        }
         error = self.folder.metrics.append(line)
         if error:
             self.console.line(f"cannot write {self.folder.metrics.path} ({error.strerror}); its lines wait in memory")
@@ -79,7 +86,8 @@ class Training:
 def train_step(training: Training, index: int, micro_batch: int) -> tuple[Tensor, Tensor]:
     """Update number `index`, counted from 0: the whole global batch, in equal micro-batches.
 
-    Returns the mean loss of the global batch in nats per token and the norm of its gradient before clipping, on the device.
+    Returns the mean loss of the global batch in nats per token and the norm of its gradient before clipping, on
+    the device.
     """
     recipe, device = training.config.recipe, training.device
     batch = index % recipe.train.overfit if recipe.train.overfit else index
@@ -93,7 +101,7 @@ def train_step(training: Training, index: int, micro_batch: int) -> tuple[Tensor
     for inputs, targets in micro_batches(training.dataset, numbers, training.world, micro_batch, device):
         with autocast(device, training.precision):
             micro_loss = training.forward(inputs, targets) / recipe.train.tokens_per_step
-        training.scaler.scale(micro_loss).backward()
+        training.scaler.scale(micro_loss).backward()  # type: ignore[no-untyped-call]
         loss += micro_loss.detach()
 
     training.scaler.unscale_(training.optimizer)
@@ -109,7 +117,8 @@ def micro_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """This rank's part of some sequences as (inputs, targets), each (b, T) int64 with one b of at most `micro_batch`.
 
-    Every rank gets the same number of equally shaped micro-batches; what does not divide is filled with ignored targets.
+    Every rank gets the same number of equally shaped micro-batches; what does not divide is filled with ignored
+    targets.
     """
     share = world.share(len(numbers))
     count = -(-share // micro_batch)
@@ -124,15 +133,11 @@ def micro_batches(
         yield to_device(inputs[rows], device), to_device(targets[rows], device)
 
 
-def to_device(array: Numbers, device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
 def train(training: Training, hooks: Sequence[Hook], stop: Callable[[], bool]) -> bool:
     """Trains from `training.step` to the run's last step; False where `stop` asked to end before that.
 
-    After each update come the hooks that are due, then the checkpoint: so a checkpoint at step n holds all that was written up to n.
+    After each update come the hooks that are due, then the checkpoint: so a checkpoint at step n holds all that
+    was written up to n.
     """
     if training.step == 0 and not checkpoint.steps(training.folder.checkpoints):
         for hook in hooks:
@@ -251,7 +256,9 @@ def _step_in_memory(training: Training) -> tuple[Tensor, Tensor]:
             if not out_of_memory(error):
                 raise
             if micro_batch == 1:
-                raise UserError("out of memory with a micro-batch of one sequence: use a smaller model or sequence") from error
+                raise UserError(
+                    "out of memory with a micro-batch of one sequence: use a smaller model or sequence"
+                ) from error
         training.optimizer.zero_grad(set_to_none=True)
         if training.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -300,7 +307,9 @@ def duration(seconds: float) -> str:
 
 def _stopped(training: Training, saved: int) -> bool:
     if saved == training.step:
-        training.console.line(f"stopped at step {saved} of {training.steps}, checkpoint written; the same command goes on")
+        training.console.line(
+            f"stopped at step {saved} of {training.steps}, checkpoint written; the same command goes on"
+        )
     else:
         _unsaved(training, saved)
     return False

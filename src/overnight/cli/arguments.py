@@ -22,6 +22,7 @@ def parse(cls: type[T], arguments: Sequence[str], command: str, default: T | Non
     keywords: dict[str, Any] = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(captured):
+            parsed: T
             parsed, unknown = tyro.cli(
                 cls, args=list(arguments), prog=f"overnight {command}", return_unknown_args=True, **keywords
             )
@@ -41,7 +42,9 @@ def flags(cls: type, prefix: str = "--") -> list[str]:
 
     found = []
     for name, hint in typing.get_type_hints(cls, include_extras=True).items():
-        renamed = [extra.name for extra in getattr(hint, "__metadata__", ()) if getattr(extra, "name", None) is not None]
+        renamed = [
+            extra.name for extra in getattr(hint, "__metadata__", ()) if getattr(extra, "name", None) is not None
+        ]
         flag = renamed[0] if renamed else name.replace("_", "-")
         inner = typing.get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
         if dataclasses.is_dataclass(inner):
@@ -53,7 +56,7 @@ def flags(cls: type, prefix: str = "--") -> list[str]:
 
 def _one_line(box: str) -> str:
     """The message inside tyro's box: what stands above its first rule."""
-    lines = []
+    lines: list[str] = []
     for line in box.splitlines():
         text = line.strip("│╭╮╰╯ ")
         if set(text) <= set("─ ") and lines:

@@ -22,7 +22,8 @@ def main(arguments: Sequence[str]) -> int:
         recipe = make().recipe
         model = recipe.model
         print(
-            f"{name:<{width}}  {model.n_layer:>6}  {model.n_head:>5}  {model.n_embd:>5}  {recipe.data.sequence_length:>7}  "
+            f"{name:<{width}}  {model.n_layer:>6}  {model.n_head:>5}  {model.n_embd:>5}  "
+            f"{recipe.data.sequence_length:>7}  "
             f"{recipe.train.tokens_per_step:>11,}  {recipe.train.steps:>7,}  {make.__doc__}"
         )
     return 0

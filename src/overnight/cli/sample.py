@@ -49,7 +49,11 @@ class Arguments:
 
 def main(arguments: Sequence[str]) -> int:
     given = parse(Arguments, arguments, "sample")
-    for name, value, least in (("samples", given.samples, 1), ("max-new-tokens", given.max_new_tokens, 1), ("top-k", given.top_k, 0)):
+    for name, value, least in (
+        ("samples", given.samples, 1),
+        ("max-new-tokens", given.max_new_tokens, 1),
+        ("top-k", given.top_k, 0),
+    ):
         if value < least:
             raise UserError(f"sample: --{name} is {value}: it must be {least} or more")
     if given.temperature < 0 or not 0 < given.top_p <= 1:

@@ -33,7 +33,10 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{given.run} is not being trained")
         return 0
     folder.request_stop()
-    print(f"asked process {owner.get('pid', '?')} on {owner.get('host', '?')} to stop; waiting for its checkpoint", flush=True)
+    print(
+        f"asked process {owner.get('pid', '?')} on {owner.get('host', '?')} to stop; waiting for its checkpoint",
+        flush=True,
+    )
     end = time.monotonic() + given.timeout
     while folder.holder() is not None:
         if time.monotonic() > end:

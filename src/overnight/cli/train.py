@@ -30,7 +30,8 @@ STOPPED = 75  # sysexits.h: EX_TEMPFAIL, "try again later"
 class Arguments:
     """Train a model, or go on with a run: the same command does both.
 
-    Exit codes: 0 the run is finished, 2 something must be put right first, 75 it was asked to stop and goes on with the same command.
+    Exit codes: 0 the run is finished, 2 something must be put right first, 75 it was asked to stop and goes on
+    with the same command.
     """
 
     preset: Annotated[str, tyro.conf.Positional]
@@ -54,7 +55,9 @@ def main(arguments: Sequence[str]) -> int:
     base, out = read_config(name)
     defaults = Arguments(preset=name, recipe=base.recipe, machine=base.machine, observe=base.observe)
     given = parse(Arguments, arguments, "train", defaults)
-    config = dataclasses.replace(base, recipe=_one_length(base.recipe, given.recipe), machine=given.machine, observe=given.observe)
+    config = dataclasses.replace(
+        base, recipe=_one_length(base.recipe, given.recipe), machine=given.machine, observe=given.observe
+    )
     if given.print_config:
         print(json.dumps(configuration.to_dict(config), indent=2))
         return 0
@@ -94,7 +97,9 @@ def read_config(name: str) -> tuple[Config, Path | None]:
         return _read_toml(path), None
     if ":" in name:
         return _call(name), None
-    raise UserError(f"train: there is no preset or file '{name}'{suggestion(name, PRESETS)}; `overnight presets` lists them")
+    raise UserError(
+        f"train: there is no preset or file '{name}'{suggestion(name, PRESETS)}; `overnight presets` lists them"
+    )
 
 
 def _read_toml(path: Path) -> Config:
@@ -183,5 +188,7 @@ def _detach(arguments: list[str], out: Path) -> int:
             last = (out / "log.txt").read_text(encoding="utf-8").strip().splitlines()
             raise UserError((last[-1] if last else "it ended at once").removeprefix("overnight: "))
         time.sleep(0.1)
-    print(f"training in {out} as process {child.pid}\n  watch:  tail -f {out / 'log.txt'}\n  stop:   overnight stop {out}")
+    print(
+        f"training in {out} as process {child.pid}\n  watch:  tail -f {out / 'log.txt'}\n  stop:   overnight stop {out}"
+    )
     return 0

@@ -29,7 +29,9 @@ class Loss:
         return self.mean * self.tokens / math.log(2) / self.bytes if self.bytes else math.nan
 
 
-def blocks(stream: TokenStream, length: int, limit: int) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+def blocks(
+    stream: TokenStream, length: int, limit: int
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
     """The first `limit` targets of a stream (0: all) as consecutive rows of `length` inputs and targets.
 
     Every token but the stream's first is a target exactly once; the last row is filled with ignored targets.
@@ -51,7 +53,8 @@ def mean_loss(
     device: torch.device,
     token_bytes: npt.NDArray[np.int32],
 ) -> Loss:
-    """The loss of `forward` (summed over its targets) on `blocks`, `batch` rows at a time; every batch has the same shape."""
+    """The loss of `forward` (summed over its targets) on `blocks`, `batch` rows at a time; every batch has the
+    same shape."""
     total, count, size = 0.0, 0, 0
     waiting = list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]()
     filler = (np.zeros(length, dtype=np.int64), np.full(length, IGNORE, dtype=np.int64))

@@ -8,6 +8,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ def describe(device: torch.device) -> str:
 
 
 def _cpu_model() -> str:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as file:
         for line in file:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
@@ -61,7 +62,9 @@ def precisions(device: torch.device) -> list[Precision]:
 def check_precision(precision: Precision, device: torch.device) -> None:
     """Raises a UserError where this device does not have the precision asked for."""
     if precision == "tf32" and not (device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8):
-        raise UserError(f"--precision tf32 needs an NVIDIA GPU of the Ampere generation or later, not {describe(device)}")
+        raise UserError(
+            f"--precision tf32 needs an NVIDIA GPU of the Ampere generation or later, not {describe(device)}"
+        )
     if precision == "fp16" and device.type == "cpu":
         raise UserError("--precision fp16 is for GPUs; on the CPU use bf16 or fp32")
 

@@ -29,7 +29,8 @@ class Settler:
             folder.decide(step, "device", here, "where this attempt runs")
 
     def settle(self, name: str, wanted: Any, find: Callable[[], tuple[Any, str]]) -> Any:
-        """The value of `name`: `wanted` if not None, else as decided before on this device, else what `find` comes up with."""
+        """The value of `name`: `wanted` if not None, else as decided before on this device, else what `find`
+        comes up with."""
         decided = None if self.moved else self.folder.decided(name, self.step)
         if wanted is not None:
             if wanted != decided:
@@ -64,7 +65,7 @@ def precision(settler: Settler, wanted: Precision, model: GPT) -> Precision:
         candidates = machine.precisions(settler.device)
         if len(candidates) == 1:
             return candidates[0], "the only one here"
-        return Trials(lambda p: _trial(model, settler.device, p, 1, 4)).fastest(candidates)
+        return Trials[Precision](lambda p: _trial(model, settler.device, p, 1, 4)).fastest(candidates)
 
     found: Precision = settler.settle("precision", None if wanted == "auto" else wanted, find)
     machine.set_matmul_precision(found)
@@ -77,7 +78,7 @@ def micro_batch(settler: Settler, wanted: int | None, model: GPT, chosen: Precis
     def find() -> tuple[int, str]:
         limit = min(share, _memory_limit(model, settler.device))
         sizes = [2**n for n in range(limit.bit_length()) if 2**n < limit] + [limit]
-        return Trials(lambda size: _trial(model, settler.device, chosen, size, 1)).fastest(sizes)
+        return Trials[int](lambda size: _trial(model, settler.device, chosen, size, 1)).fastest(sizes)
 
     try:
         return int(settler.settle("micro_batch", wanted, find))

@@ -15,7 +15,8 @@ BUDGET = 30.0  # seconds that the trials may take before they stop with what the
 class Trials(Generic[T]):
     """Times candidates in order, each at most a few times, until the budget is spent.
 
-    `measure(candidate)` runs one trial and returns its seconds per sequence; an out-of-memory error counts as impossible.
+    `measure(candidate)` runs one trial and returns its seconds per sequence; an out-of-memory error counts as
+    impossible.
     """
 
     def __init__(self, measure: Callable[[T], tuple[float, float]], budget: float = BUDGET) -> None:
