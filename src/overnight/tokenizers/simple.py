@@ -1,0 +1,136 @@
+"""Tokenizers that need no training: one id for each byte, or one for each character of a corpus."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from overnight.errors import UserError
+from overnight.tokenizers.base import END_OF_TEXT, Ids, TableTokenizer, dtype_for, repair
+
+_KIND = {"format": "overnight-tokenizer", "version": 1, "kind": "chars"}
+
+
+class BytesTokenizer(TableTokenizer):
+    """257 ids: the bytes of UTF-8, and end of text (256)."""
+
+    def __init__(self) -> None:
+        super().__init__("bytes", 257, end_of_text=256)
+
+    def __reduce__(self) -> tuple[type[BytesTokenizer], tuple[()]]:
+        return BytesTokenizer, ()
+
+    def encode(self, text: str) -> Ids:
+        try:
+            content = text.encode()
+        except UnicodeEncodeError:
+            content = repair(text).encode()
+        return np.frombuffer(content, dtype=np.uint8).astype(np.uint16)
+
+    def to_json(self) -> None:
+        return None
+
+    def _table(self) -> list[bytes]:
+        return [bytes([byte]) for byte in range(256)] + [b""]
+
+
+class CharTokenizer(TableTokenizer):
+    """One id for each character, in the order of their codepoints as in nanoGPT; then end of text, if wanted.
+
+    Text with a character that it does not have raises UserError.
+    """
+
+    def __init__(self, characters: str, end_of_text: bool) -> None:
+        count = len(characters)
+        super().__init__("chars", count + end_of_text, end_of_text=count if end_of_text else None)
+        self.characters = characters
+
+    @classmethod
+    def of(cls, texts: Iterable[str], end_of_text: bool) -> CharTokenizer:
+        """The tokenizer of all characters in `texts`. Raises UserError where there are none."""
+        found: set[str] = set()
+        for text in texts:
+            new = set(text)
+            found |= set(repair(text)) if any("\ud800" <= c <= "\udfff" for c in new) else new
+        if not found:
+            raise UserError("chars: there is no text to take the characters from")
+        return cls("".join(sorted(found)), end_of_text)
+
+    @classmethod
+    def from_json(cls, content: str) -> CharTokenizer:
+        """The inverse of `to_json`. Raises UserError where `content` is something else."""
+        try:
+            stored = json.loads(content)
+            kind = {key: stored[key] for key in ("format", "version", "kind")}
+            characters, end_of_text = stored["characters"], stored["end_of_text"]
+            single = all(len(character) == 1 for character in characters)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"not a tokenizer of characters ({error!r}); prepare the dataset again") from None
+        if kind != _KIND:
+            raise UserError(f"a tokenizer of {kind}, where this version reads {_KIND}")
+        if not (single and characters and len(set(characters)) == len(characters) and end_of_text in (True, False)):
+            raise UserError("its characters are not a list of different characters; prepare the dataset again")
+        return cls("".join(characters), end_of_text)
+
+    def __reduce__(self) -> tuple[type[CharTokenizer], tuple[str, bool]]:
+        return CharTokenizer, (self.characters, self.end_of_text is not None)
+
+    def encode(self, text: str) -> Ids:
+        return self._encode(text, ends=[])
+
+    def encode_prompt(self, text: str) -> Ids:
+        text = repair(text)
+        ends = re.finditer(re.escape(END_OF_TEXT), text) if self.end_of_text is not None else ()
+        return self._encode(text, [end.start() for end in ends])
+
+    def to_json(self) -> str:
+        stored = {**_KIND, "characters": list(self.characters), "end_of_text": self.end_of_text is not None}
+        return json.dumps(stored, ensure_ascii=False) + "\n"
+
+    def _table(self) -> list[bytes]:
+        return [character.encode() for character in self.characters] + [b""] * (self.end_of_text is not None)
+
+    @cached_property
+    def _id_of(self) -> npt.NDArray[np.int32]:
+        """The id of each codepoint, (0x110000,); -1 where there is none."""
+        ids = np.full(0x110000, -1, dtype=np.int32)
+        ids[_codepoints(self.characters)] = np.arange(len(self.characters), dtype=np.int32)
+        return ids
+
+    def _encode(self, text: str, ends: list[int]) -> Ids:
+        """The ids of `text`, in which an <|endoftext|> that is the token begins at each of `ends`."""
+        try:
+            ids = self._id_of[_codepoints(text)]
+        except UnicodeEncodeError:
+            return self._encode(repair(text), ends)
+        if ends:
+            kept = np.ones(len(ids), dtype=np.bool_)
+            for start in ends:
+                kept[start + 1 : start + len(END_OF_TEXT)] = False
+                ids[start : start + len(END_OF_TEXT)] = self.vocab_size - 1  # end of text is the last id
+        unknown = np.flatnonzero(ids < 0)
+        if len(unknown):
+            raise UserError(_unknown(text, int(unknown[0])))
+        return (ids[kept] if ends else ids).astype(dtype_for(self.vocab_size))
+
+
+def _codepoints(text: str) -> npt.NDArray[np.uint32]:
+    return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+
+
+def _unknown(text: str, position: int) -> str:
+    character = text[position]
+    line = text.count("\n", 0, position) + 1
+    column = position - text.rfind("\n", 0, position)
+    name = unicodedata.name(character, "no name")
+    return (
+        f"chars: the character {character!r} (U+{ord(character):04X}, {name}) at position {position} "
+        f"(line {line}, column {column}) is not among those that this tokenizer was made from; "
+        "leave it out, or use gpt2, bytes or bpe:SIZE, which take any text"
+    )
