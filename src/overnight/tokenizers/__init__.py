@@ -120,7 +120,7 @@ def _imported(path: str) -> Factory:
     module, _, attribute = path.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise UserError(f"tokenizer '{path}': cannot import it ({error}); is its package installed here?") from None
     if not isinstance(found, Factory):
         raise UserError(f"tokenizer '{path}' is a {type(found).__name__}, not an overnight.tokenizers.Factory")

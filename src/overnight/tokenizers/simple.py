@@ -69,12 +69,11 @@ class CharTokenizer(TableTokenizer):
             stored = json.loads(content)
             kind = {key: stored[key] for key in ("format", "version", "kind")}
             characters, end_of_text = stored["characters"], stored["end_of_text"]
-            single = all(len(character) == 1 for character in characters)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"not a tokenizer of characters ({error!r}); prepare the dataset again") from None
         if kind != _KIND:
             raise UserError(f"a tokenizer of {kind}, where this version reads {_KIND}")
-        if not (single and characters and len(set(characters)) == len(characters) and end_of_text in (True, False)):
+        if not (isinstance(characters, list) and characters and isinstance(end_of_text, bool) and _single(characters)):
             raise UserError("its characters are not a list of different characters; prepare the dataset again")
         return cls("".join(characters), end_of_text)
 
@@ -118,6 +117,13 @@ class CharTokenizer(TableTokenizer):
         if len(unknown):
             raise UserError(_unknown(text, int(unknown[0])))
         return (ids[kept] if ends else ids).astype(dtype_for(self.vocab_size))
+
+
+def _single(characters: list[object]) -> bool:
+    """Whether they are different strings of one character each, none a surrogate."""
+    if not all(isinstance(c, str) and len(c) == 1 and not "\ud800" <= c <= "\udfff" for c in characters):
+        return False
+    return len(set(characters)) == len(characters)
 
 
 def _codepoints(text: str) -> npt.NDArray[np.uint32]:
