@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from overnight.config import Config
     from overnight.errors import UserError
 
+__version__ = "0.1.0"
+
 _HOMES = {  # imported when first used: `import overnight` itself is instant
     "Config": "overnight.config",
     "Model": "overnight.api",

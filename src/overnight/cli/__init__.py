@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from overnight import __version__
 from overnight.errors import UserError, suggestion
 
 COMMANDS = {  # name: what it does, as `overnight --help` prints it
@@ -41,9 +42,7 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     name, *rest = arguments
     if name == "--version":
-        from importlib.metadata import version
-
-        print(f"overnight {version('overnight')}")
+        print(f"overnight {__version__}")
         return 0
     if name not in COMMANDS:
         raise UserError(f"there is no command '{name}'{suggestion(name, COMMANDS)}; `overnight --help` lists them")

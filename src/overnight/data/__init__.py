@@ -1,0 +1,1 @@
+"""From text to a dataset folder, and what is in one."""

@@ -106,13 +106,13 @@ def out_of_memory(error: BaseException) -> bool:
 
 def versions() -> dict[str, str]:
     """What an attempt ran with."""
-    from importlib.metadata import version
-
     import numpy
+
+    from overnight import __version__
 
     cuda: dict[str, str] = {"cuda": str(torch.version.cuda)} if torch.version.cuda else {}
     return {
-        "overnight": version("overnight"),
+        "overnight": __version__,
         "torch": str(torch.__version__),
         "numpy": numpy.__version__,
         "python": platform.python_version(),

@@ -1,0 +1,138 @@
+"""Where text comes from. A source names its parts and reads them, in any process and in any order.
+
+A source of one's own needs no change here: `overnight prepare my_package.my_module:MySource ...` calls
+`MySource(paths=[...], text_field="...")`, which returns a `Source`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from overnight.errors import UserError, suggestion
+
+SOURCES = {  # name: where its class is; imported only when asked for
+    "stdlib": "overnight.data.sources.stdlib:StdlibSource",
+    "shakespeare": "overnight.data.sources.shakespeare:ShakespeareSource",
+    "files": "overnight.data.sources.files:FilesSource",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text and where it came from."""
+
+    text: str
+    file: str
+    """Relative to the source's root, with forward slashes."""
+    row: int
+    """Row in the file, counted from 0; the piece's number where a large text file was cut."""
+    continues: bool = False
+    """It goes on where the document before it, a piece of the same file, ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """Stands in the place of a document that cannot be read: an error, or skipped and counted, as asked."""
+
+    file: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A file, or a range of it, in the unit of the file's format: bytes, rows or pieces; `stop` is exclusive."""
+
+    file: str
+    start: int
+    stop: int
+    size: int
+    """Bytes of text in it, as far as they are known without reading it."""
+    row: int = 0
+    """Number of the first row in the range."""
+    stamp: str = ""
+    """Changes when the file changes: an interrupted prepare does not go on with another text."""
+    bad: str = ""
+    """Why nothing of it can be read, where that is known already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one worker reads in one go."""
+
+    spans: tuple[Span, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of text, as far as they are known without reading it."""
+        return sum(span.size for span in self.spans)
+
+
+class Source(Protocol):
+    """Text in parts. A source is pickled and sent to the workers: it holds names, not open files."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What of the source's options the documents depend on; plain JSON."""
+        ...
+
+    def parts(self) -> list[Part]:
+        """The parts in the source's own order, the same each time while the source is the same; UserError if none."""
+        ...
+
+    def read(self, part: Part) -> Iterator[Document | Bad]:
+        """The documents of a part in a fixed order; can be called again, and in any process."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """The manifest's entry: name, revision, licence, files, bytes; nothing about where on this machine it lies."""
+        ...
+
+
+def open_source(name: str, paths: Sequence[str | Path] = (), *, text_field: str = "text") -> Source:
+    """The source called `name`: one of SOURCES, or an import path `module:Class`.
+
+    Raises UserError where there is no such source, or it does not take these paths.
+    """
+    if name not in SOURCES and ":" not in name:
+        known = ", ".join(SOURCES)
+        hint = f"; for files: `overnight prepare files {name}`" if Path(name).exists() else ""
+        raise UserError(f"there is no source '{name}'{suggestion(name, SOURCES)}; there are {known}{hint}")
+    module, _, attribute = SOURCES.get(name, name).partition(":")
+    try:
+        made = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"the source '{name}' cannot be imported: {error}") from None
+    return cast(Source, made(paths=[str(path) for path in paths], text_field=text_field))
+
+
+def group(spans: Sequence[Span], target: int) -> list[Part]:
+    """Neighbouring spans together until they reach `target` bytes, so that no worker is busy with starting."""
+    parts: list[Part] = []
+    together: list[Span] = []
+    size = 0
+    for span in spans:
+        together.append(span)
+        size += span.size
+        if size >= target:
+            parts.append(Part(tuple(together)))
+            together, size = [], 0
+    if together:
+        parts.append(Part(tuple(together)))
+    return parts
+
+
+def part_size(total: int) -> int:
+    """Bytes of text that a part should have in a source of `total` bytes.
+
+    Small enough to keep many workers busy to the end and to lose little when killed; for large sources larger, since
+    the merge opens every part once for each bin. Independent of the number of workers, as all that decides the output.
+    """
+    mebibyte = 2**20
+    return max(mebibyte, min(total // 64, 16 * mebibyte), min(total // 1024, 64 * mebibyte))
