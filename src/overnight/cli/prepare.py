@@ -1,0 +1,74 @@
+"""`overnight prepare`"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from overnight.cli.arguments import parse
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Text into a dataset folder that `overnight train` reads. The same command goes on where it was interrupted."""
+
+    source: Annotated[str, tyro.conf.Positional]
+    """stdlib, shakespeare, files, or an import path my_package.my_module:MySource."""
+    paths: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """For `files`: files, folders and globs: .txt, .md, .jsonl, .parquet, and .gz and .zst of all but parquet."""
+    out: Path = Path("data")
+    """The dataset folder to write."""
+    tokenizer: str = "gpt2"
+    """gpt2, bytes, chars, or bpe:SIZE, which is trained on the text."""
+    shard_tokens: str = "100M"
+    """Tokens in a file."""
+    val_fraction: float | None = None
+    """Share of the documents that is validation. Default: 0.1 below 100 MB of text, 0.05 below 1 GB, 0.01 below 10 GB, then 0.005."""
+    val_tokens: str | None = None
+    """Validation takes no more tokens than this; what is left over of its documents is in neither split."""
+    limit_tokens: str | None = None
+    """Take only so many tokens, from the beginning of the source."""
+    workers: int | None = None
+    """Processes. Default: one a core. The output does not depend on it."""
+    seed: int = 0
+    """Another seed: another shuffle, other validation documents."""
+    skip_bad: bool = False
+    """Leave out what cannot be read, and count it, instead of stopping there."""
+    text_field: str = "text"
+    """The column or field with the text, in .parquet and .jsonl."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    given = parse(Arguments, arguments, "prepare")
+    from overnight.console import Console
+    from overnight.data.inspect import summary
+    from overnight.data.prepare import PrepareOptions, prepare
+    from overnight.data.sizes import parse_count
+    from overnight.data.sources import open_source
+
+    options = PrepareOptions(
+        tokenizer=given.tokenizer,
+        shard_tokens=parse_count(given.shard_tokens),
+        val_fraction=given.val_fraction,
+        val_tokens=None if given.val_tokens is None else parse_count(given.val_tokens),
+        limit_tokens=None if given.limit_tokens is None else parse_count(given.limit_tokens),
+        workers=given.workers,
+        seed=given.seed,
+        skip_bad=given.skip_bad,
+    )
+    with Console() as console:
+        try:
+            manifest = prepare(
+                open_source(given.source, given.paths, text_field=given.text_field), given.out, options, console
+            )
+        except KeyboardInterrupt:
+            console.line("interrupted; the same command goes on from here")
+            return 130
+        for line in summary(manifest):
+            console.line(line)
+    return 0

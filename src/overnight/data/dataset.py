@@ -1,0 +1,148 @@
+"""The dataset folder as its readers see it: the manifest, checked, and the files that it names.
+
+The format is described in docs/formats.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from overnight.errors import UserError
+
+if TYPE_CHECKING:
+    from overnight.tokenizers import Tokenizer
+
+FORMAT, VERSION = "overnight-dataset", 1
+NAME = "manifest.json"
+SPLITS = ("train", "val")
+Json = dict[str, Any]
+
+_FIELDS = {
+    "tokenizer": dict,
+    "dtype": str,
+    "splits": dict,
+    "sources": list,
+    "settings": dict,
+    "totals": dict,
+    "fingerprint": str,
+}
+_SHARD_FIELDS = {
+    "file": str,
+    "tokens": int,
+    "documents": int,
+    "bytes": int,
+    "sha256": str,
+    "documents_file": str,
+    "documents_sha256": str,
+}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What manifest.json says; the fields are those of docs/formats.md."""
+
+    folder: Path
+    tokenizer: Json
+    dtype: str
+    splits: dict[str, Json]
+    sources: list[Json]
+    settings: Json
+    totals: Json
+    fingerprint: str
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Reads and checks a folder's manifest, and nothing else in it.
+
+        Raises UserError in one line where there is none, or where it is not one that this version can read.
+        """
+        path = folder / NAME
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(_why_absent(folder)) from None
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path} is not JSON ({error}); prepare the dataset anew") from None
+        return cls(folder=folder, **_checked(path, content))
+
+    def to_json(self) -> Json:
+        """The content of manifest.json."""
+        fields = {name: getattr(self, name) for name in _FIELDS}
+        return {"format": FORMAT, "version": VERSION, **fields}
+
+    def shard_paths(self, split: str) -> list[Path]:
+        """The token files of a split, in the order in which they make one stream."""
+        return [self.folder / shard["file"] for shard in self.splits[split]["shards"]]
+
+
+def fingerprint(tokenizer: Mapping[str, Any], dtype: str, splits: Mapping[str, Json]) -> str:
+    """The SHA-256, in hexadecimal, that stands for all that a training reads from a dataset folder."""
+    hashes = {name: [shard["sha256"] for shard in split["shards"]] for name, split in splits.items()}
+    content = {"tokenizer": dict(tokenizer), "dtype": dtype, "splits": hashes}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def load_tokenizer(manifest: Manifest) -> Tokenizer:
+    """The tokenizer that the folder's tokens were made with."""
+    from overnight.tokenizers import load
+
+    file = manifest.tokenizer["file"]
+    return load(manifest.tokenizer["name"], manifest.folder / file if file else None)
+
+
+def _why_absent(folder: Path) -> str:
+    if not folder.exists():
+        return f"there is no dataset folder {folder}; `overnight prepare SOURCE --out {folder}` writes one"
+    if not folder.is_dir():
+        return f"{folder} is a file: a dataset is a folder that `overnight prepare` has written"
+    if (folder / ".work").exists():
+        return f"{folder} is an unfinished `overnight prepare`: the same command completes it"
+    return f"{folder} is not a dataset folder: it has no {NAME}; `overnight prepare` writes one"
+
+
+def _checked(path: Path, content: Any) -> Json:
+    """The fields of a manifest whose shape is right; UserError otherwise."""
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{path} does not describe a dataset: its format is not '{FORMAT}'")
+    if content.get("version") != VERSION:
+        raise UserError(
+            f"{path} has version {content.get('version')!r}, this overnight reads version {VERSION}; "
+            "prepare the dataset anew or install the overnight that wrote it"
+        )
+    _require(path, "", content, _FIELDS)
+    _require(path, "tokenizer.", content["tokenizer"], {"name": str, "vocab_size": int})
+    if (file := content["tokenizer"].setdefault("file", None)) is not None:
+        _plain_name(path, file)
+    content["tokenizer"].setdefault("end_of_text", None)
+    for split in SPLITS:
+        described = content["splits"].get(split)
+        where = f"splits.{split}."
+        if not isinstance(described, dict):
+            raise UserError(f"{path} lacks '{where[:-1]}'; prepare the dataset anew")
+        _require(path, where, described, {"tokens": int, "documents": int, "bytes": int, "shards": list})
+        for number, shard in enumerate(described["shards"]):
+            _require(path, f"{where}shards[{number}].", shard, _SHARD_FIELDS)
+            _plain_name(path, shard["file"])
+            _plain_name(path, shard["documents_file"])
+    return {name: content[name] for name in _FIELDS}
+
+
+def _require(path: Path, where: str, content: Any, fields: Mapping[str, type]) -> None:
+    for name, kind in fields.items():
+        if not isinstance(content, dict) or not isinstance(content.get(name), kind):
+            raise UserError(
+                f"{path} lacks '{where}{name}', or it is not of type {kind.__name__}; prepare the dataset anew"
+            )
+
+
+def _plain_name(path: Path, name: Any) -> None:
+    """A manifest names files beside it: a stranger's must not lead elsewhere."""
+    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\\" in name or ":" in name:
+        raise UserError(f"{path} names a file outside its folder: {name!r}")

@@ -1,0 +1,77 @@
+"""The spills of all parts that are needed: those that are there, and those that are made now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+
+from overnight.data.merge import split_position
+from overnight.data.sources import Part
+from overnight.data.spill import Spill
+from overnight.data.tokenizing import Task, Tick, Window, spill_part
+from overnight.data.workers import spills
+
+
+@dataclass
+class Gathering:
+    """The parts of a source and their spills."""
+
+    task: Task
+    parts: Sequence[Part]
+    done: dict[int, Spill] = field(default_factory=dict)
+    _leading: int = 0
+    """So many parts from the start of the source are done without a gap."""
+    _tokens: int = 0
+    """In those."""
+
+    def __post_init__(self) -> None:
+        for number in range(len(self.parts)):
+            if (spill := Spill.find(self.task.path(number))) is not None:
+                self.done[number] = spill
+
+    def tokenize(self, workers: int, tick: Tick) -> list[Spill]:
+        """Makes what is missing; the spills in source order, within the limit."""
+        todo = [(number, part) for number, part in enumerate(self.parts) if number not in self.done]
+        if not self._enough():
+            with closing(spills(self.task, todo, min(workers, len(todo)), tick)) as finished:
+                for number, spill in finished:
+                    self.done[number] = spill
+                    if self._enough():
+                        break
+        return self._limited()
+
+    def split_by_position(self, kept: Sequence[Spill], fraction: float) -> tuple[list[Spill], list[Spill]]:
+        """Training and validation of text that keeps its order: the part in which the border falls is cut in two."""
+        left = split_position(sum(spill.contents.characters for spill in kept), fraction)
+        for number, spill in enumerate(kept):
+            here = spill.contents.characters
+            if left <= here:
+                head = self._again(number, Window(0, left), "-train")
+                tail = self._again(number, Window(left, here), "-val")
+                return [*kept[:number], head], [tail, *kept[number + 1 :]]
+            left -= here
+        raise AssertionError("the border lies within the text")
+
+    def _enough(self) -> bool:
+        """Whether the parts at the beginning of the source hold the tokens asked for, or all are done."""
+        limit = self.task.limit
+        while self._leading in self.done and (limit is None or self._tokens < limit):
+            self._tokens += self.done[self._leading].contents.tokens
+            self._leading += 1
+        return self._leading == len(self.parts) or (limit is not None and self._tokens >= limit)
+
+    def _limited(self) -> list[Spill]:
+        """The leading spills; the one in which the limit is reached ends there."""
+        kept = [self.done[number] for number in range(self._leading)]
+        limit = self.task.limit
+        if limit is not None and self._tokens > limit:
+            last = self._leading - 1
+            room = limit - (self._tokens - kept[last].contents.tokens)
+            kept[last] = self._again(last, Window(tokens=room), "-cut")
+        return kept
+
+    def _again(self, number: int, window: Window, suffix: str) -> Spill:
+        """The spill of a window of a part; made with the same plan, one that is there is the same."""
+        there = Spill.find(self.task.path(number, suffix))
+        return there or spill_part(self.task, number, self.parts[number], lambda texts, tokens: None, window, suffix)

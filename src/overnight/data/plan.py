@@ -1,0 +1,155 @@
+"""What a prepare is going to do, fixed before it starts and kept until it is done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from overnight.data.sizes import size
+from overnight.data.sources import Part, Source
+from overnight.errors import UserError
+from overnight.files import write_json
+
+FORMAT, VERSION = "overnight-prepare", 1
+BIN_BYTES = 64 * 2**20  # of tokens in a bin; the merge holds a few copies of one
+HASH_RULE = (
+    "a document is validation where the first 64 bits of the BLAKE2b-128 of its UTF-8 text, with the key "
+    "'overnight SEED', are below val_fraction * 2**64; both splits are in the order of that hash"
+)
+POSITION_RULE = (
+    "fewer than 10 documents, or the hash leaves a split empty: the last val_fraction of the characters is "
+    "validation, and both splits are in the source's order"
+)
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """How text becomes a dataset folder. All but `workers` decide what is in it."""
+
+    tokenizer: str = "gpt2"
+    """gpt2, bytes, chars, bpe:SIZE."""
+    shard_tokens: int = 100_000_000
+    val_fraction: float | None = None
+    """Share of the documents that is validation; None: by the size of the source, see `default_fraction`."""
+    val_tokens: int | None = None
+    """Validation takes no more tokens than this: the first in hash order."""
+    limit_tokens: int | None = None
+    """Takes only so many tokens from the source, in its own order."""
+    seed: int = 0
+    """Of the hash that shuffles and splits."""
+    skip_bad: bool = False
+    """Leaves out and counts what cannot be read, instead of stopping there."""
+    workers: int | None = None
+    """Processes; None: one a core."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("shard_tokens", 1), ("val_tokens", 1), ("limit_tokens", 2), ("workers", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"--{name.replace('_', '-')} is {value}: it must be {least} or more")
+        if self.val_fraction is not None and not 0 < self.val_fraction < 1:
+            raise UserError(f"--val-fraction is {self.val_fraction}: it must be between 0 and 1, as 0.1 for a tenth")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that the output depends on, and what was found out about the source at the start."""
+
+    settings: Json
+    source: Json
+    parts: str
+    """A hash over the parts, with the files' sizes and times."""
+    by_position: bool
+    bits: int
+    tokens_per_byte: float
+    """Estimated from the first documents."""
+
+    @property
+    def fraction(self) -> float:
+        return float(self.settings["val_fraction"])
+
+    def save(self, path: Path) -> None:
+        write_json(path, {"format": FORMAT, "version": VERSION, **asdict(self)})
+
+    @classmethod
+    def load(cls, path: Path) -> Plan | None:
+        """The plan of an unfinished prepare; None where there is none."""
+        try:
+            content = json.loads(path.read_text())
+        except FileNotFoundError:
+            return None
+        if (content.pop("format"), content.pop("version")) != (FORMAT, VERSION):
+            raise UserError(f"{path.parent.parent} was begun by another version of overnight; delete it to start over")
+        return cls(**content)
+
+    def full_settings(self) -> Json:
+        """The manifest's settings: those asked for, and the rule by which the splits were made."""
+        split = "position" if self.by_position else "hash"
+        return {**self.settings, "split": split, "split_rule": POSITION_RULE if self.by_position else HASH_RULE}
+
+
+def requested(source: Source, parts: Sequence[Part], options: PrepareOptions) -> Json:
+    """The settings as they go into the manifest, with the defaults filled in."""
+    fraction = options.val_fraction
+    return {
+        "tokenizer": options.tokenizer,
+        "seed": options.seed,
+        "shard_tokens": options.shard_tokens,
+        "val_fraction": default_fraction(sum(part.size for part in parts)) if fraction is None else fraction,
+        "val_tokens": options.val_tokens,
+        "limit_tokens": options.limit_tokens,
+        "skip_bad": options.skip_bad,
+        **source.settings,
+    }
+
+
+def default_fraction(source_bytes: int) -> float:
+    """The share of validation: small corpora need a larger one to say anything."""
+    for least, fraction in ((10 * 10**9, 0.005), (10**9, 0.01), (100 * 10**6, 0.05)):
+        if source_bytes >= least:
+            return fraction
+    return 0.1
+
+
+def bin_bits(token_bytes: float) -> int:
+    """The logarithm of the number of bins for so many bytes of tokens. The output does not depend on it."""
+    return min(12, max(0, math.ceil(math.log2(max(1.0, token_bytes / BIN_BYTES)))))
+
+
+def parts_hash(parts: Sequence[Part]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(repr(part).encode())
+    return digest.hexdigest()
+
+
+def differences(asked: Json, there: Json) -> str:
+    """'--seed 1, there 2' for each setting that is not the same; empty where all are."""
+    lines = [
+        f"{'--' + name.replace('_', '-')} {value}, there {there.get(name)}"
+        for name, value in asked.items()
+        if there.get(name) != value
+    ]
+    return "; ".join(lines)
+
+
+def check_disk(out: Path, plan: Plan, text_bytes: int, itemsize: int, present: int) -> str:
+    """A line on the disk space that is needed; UserError where there is less. `present`: bytes of spills there already."""
+    tokens = text_bytes * plan.tokens_per_byte
+    if plan.settings["limit_tokens"] is not None:
+        tokens = min(tokens, plan.settings["limit_tokens"])
+    # spills and shards hold the tokens once each, and both know where each document came from
+    needed = max(0, int(tokens * itemsize * 2.1) - present)
+    free = shutil.disk_usage(out).free
+    if needed > free:
+        raise UserError(
+            f"{out}: about {size(needed)} of disk is needed and {size(free)} is free; make room, or take less with --limit-tokens"
+        )
+    return f"disk: about {size(needed)} is needed until it is done, half of it afterwards; {size(free)} is free"

@@ -1,0 +1,156 @@
+"""Text into a dataset folder: the same bytes for any number of workers and after any kill.
+
+Each part of the source becomes a spill (tokenizing.py); when all are there, they are merged into shards (merge.py), and
+the manifest is written last. Until then DIR/.work holds the plan and the spills; the same command goes on from those.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from overnight.data.dataset import NAME, SPLITS, Manifest, fingerprint
+from overnight.data.gathering import Gathering
+from overnight.data.lock import locked
+from overnight.data.merge import LeftOut, Output, Splits, merge_bins, merge_ordered
+from overnight.data.meter import Meter, Progress, Quiet
+from overnight.data.plan import Plan, PrepareOptions, check_disk
+from overnight.data.planning import WORK, Request, planned
+from overnight.data.shards import remove_shards
+from overnight.data.sizes import duration
+from overnight.data.sources import Source
+from overnight.data.spill import Spill
+from overnight.data.tokenizing import Task
+from overnight.data.workers import cores
+from overnight.errors import UserError
+from overnight.files import PARTIAL, sha256, write_atomic, write_json
+from overnight.tokenizers import Tokenizer, dtype_for
+
+__all__ = ["PrepareOptions", "prepare"]
+
+SMALL = 4_000_000  # bytes of text below which starting workers takes longer than the work
+
+
+def prepare(
+    source: Source, out: Path | str, options: PrepareOptions | None = None, progress: Progress | None = None
+) -> Manifest:
+    """Writes the dataset folder `out` and returns its manifest.
+
+    An unfinished folder is completed, one that is complete with the same settings is left as it is. Raises UserError for
+    bad text, too little disk, a folder that another prepare is writing or that holds something else.
+    """
+    out, say = Path(out), progress or Quiet()
+    try:
+        _check_folder(out)
+        request = Request(source, out, options or PrepareOptions())
+        manifest = request.complete()
+        if manifest is None or (out / WORK).exists():
+            with locked(
+                out / WORK / "lock", f"another prepare is writing {out}; wait for it, or choose another folder"
+            ):
+                manifest = request.complete() or _made(request, say)
+                shutil.rmtree(out / WORK)
+        else:
+            say.line(f"{out} is complete already, with these settings: nothing to do")
+        return manifest
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"the disk of {out} is full; make room, and the same command goes on") from None
+        raise
+
+
+def _check_folder(out: Path) -> None:
+    """UserError where `out` is something that prepare must not write into."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; --out names a folder")
+    if out.exists() and not (out / WORK).exists() and not (out / NAME).exists() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty, and no dataset; choose another folder for --out")
+
+
+def _made(request: Request, say: Progress) -> Manifest:
+    """Makes the dataset, or what is still missing of it, while the folder is locked."""
+    started = time.monotonic()
+    work = request.out / WORK
+    for leftover in work.glob(PARTIAL + "*"):
+        leftover.unlink()
+    remove_shards(request.out)
+    plan, tokenizer = planned(request, say)
+    dtype = dtype_for(tokenizer.vocab_size)
+    gathering = Gathering(_task(request, plan, tokenizer, dtype.name), request.parts)
+    present = sum(spill.path.stat().st_size for spill in gathering.done.values())
+    say.line(check_disk(request.out, plan, request.text_bytes, dtype.itemsize, present))
+    before = [spill.contents for spill in gathering.done.values()]
+    meter = Meter(
+        say,
+        request.text_bytes,
+        request.options.limit_tokens,
+        (sum(contents.bytes for contents in before), sum(contents.tokens for contents in before)),
+    )
+    workers = request.options.workers or (cores() if request.text_bytes >= SMALL else 1)
+    kept = gathering.tokenize(workers, meter.tick)
+    output = Output(request.out, tokenizer, dtype.name, request.options.shard_tokens, request.options.val_tokens)
+    tick = meter.writing(sum(spill.contents.tokens for spill in kept)).tick
+    if plan.by_position:
+        _check_enough(kept)
+        train, val = gathering.split_by_position(kept, plan.fraction)
+        splits, left_out = merge_ordered(train, val, output, tick)
+    else:
+        splits, left_out = merge_bins(kept, plan.bits, plan.fraction, output, tick)
+    manifest = _written(request, plan, output, kept, splits, left_out)
+    say.line(f"done in {duration(time.monotonic() - started)}")
+    return manifest
+
+
+def _task(request: Request, plan: Plan, tokenizer: Tokenizer, dtype: str) -> Task:
+    return Task(
+        source=request.source,
+        tokenizer=tokenizer,
+        work=request.out / WORK,
+        dtype=dtype,
+        seed=request.options.seed,
+        bits=plan.bits,
+        by_position=plan.by_position,
+        skip_bad=request.options.skip_bad,
+        limit=request.options.limit_tokens,
+    )
+
+
+def _check_enough(kept: Sequence[Spill]) -> None:
+    characters = sum(spill.contents.characters for spill in kept)
+    if characters < 2:
+        raise UserError(f"the text is too small to be split into training and validation: {characters} characters")
+
+
+def _written(
+    request: Request, plan: Plan, output: Output, kept: Sequence[Spill], splits: Splits, left_out: LeftOut
+) -> Manifest:
+    """The tokenizer and, last, the manifest."""
+    for split in SPLITS:
+        if not splits[split]["tokens"]:
+            raise UserError(f"the {split} split would be empty: there is too little text")
+    described = {"name": output.tokenizer.name, "vocab_size": output.tokenizer.vocab_size}
+    described |= {"end_of_text": output.tokenizer.end_of_text, "file": None, "sha256": None}
+    if (content := output.tokenizer.to_json()) is not None:
+        file = request.out / "tokenizer.json"
+        write_atomic(file, content)
+        described |= {"file": file.name, "sha256": sha256(file)}
+    totals: dict[str, Any] = {
+        name: sum(splits[split][name] for split in SPLITS) for name in ("tokens", "documents", "bytes")
+    }
+    totals |= {"left_out_documents": left_out.documents, "left_out_tokens": left_out.tokens}
+    manifest = Manifest(
+        folder=request.out,
+        tokenizer=described,
+        dtype=output.dtype,
+        splits={split: splits[split] for split in SPLITS},
+        sources=[{**request.described, "skipped": sum(spill.contents.skipped for spill in kept)}],
+        settings=plan.full_settings(),
+        totals=totals,
+        fingerprint=fingerprint(described, output.dtype, splits),
+    )
+    write_json(request.out / NAME, manifest.to_json())
+    return manifest

@@ -1,0 +1,44 @@
+"""Numbers as people write and read them: 100M tokens, 1.5 GB, 3 min."""
+
+from __future__ import annotations
+
+import re
+
+from overnight.errors import UserError
+
+_FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9, "t": 10**12}
+
+
+def parse_count(text: str) -> int:
+    """'100M', '1e6', '2_000', '1.5B', '10k' as an integer; UserError for anything else."""
+    match = re.fullmatch(r"([0-9][0-9_]*(?:\.[0-9_]+)?(?:[eE]\+?[0-9]+)?)([kKmMgGbBtT]?)", text.strip())
+    value = float(match[1].replace("_", "")) * _FACTORS[match[2].lower()] if match else 0.5
+    if value != int(value):
+        raise UserError(f"'{text}' is not a whole number; write it like 2_000, 100M or 1e6")
+    return int(value)
+
+
+def short(count: float) -> str:
+    """1234567 as '1.23M'."""
+    for factor, letter in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if count >= factor:
+            return f"{count / factor:.3g}{letter}" if count < 999.5 * factor else f"{count / factor:.0f}{letter}"
+    return f"{count:.0f}"
+
+
+def size(count: float) -> str:
+    """Bytes as '1.5 GB' (decimal units)."""
+    for factor, unit in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if count >= factor:
+            return f"{count / factor:.3g} {unit}" if count < 999.5 * factor else f"{count / factor:.0f} {unit}"
+    return f"{count:.0f} bytes"
+
+
+def duration(seconds: float) -> str:
+    """'45 s', '3 min 20 s', '2 h 5 min'."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,156 @@
+"""One part of the source in, one spill out: what a worker does."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from overnight.data.sources import Bad, Document, Part, Source
+from overnight.data.spill import Contents, Spill, SpillWriter, Tokenized
+from overnight.errors import UserError
+from overnight.tokenizers import repair
+
+if TYPE_CHECKING:
+    from overnight.tokenizers import Tokenizer
+
+EXAMPLES = 3  # of what was skipped, kept to be shown
+TICK = 0.2  # seconds between two reports of progress
+Tick = Callable[[int, int], None]  # (bytes of text, tokens) since the last call
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all parts have in common; it is sent to each worker once."""
+
+    source: Source
+    tokenizer: Tokenizer
+    work: Path
+    dtype: str
+    seed: int
+    bits: int
+    """There are 2**bits bins."""
+    by_position: bool
+    """Documents keep their order, and the pieces of a file are one document."""
+    skip_bad: bool
+    limit: int | None
+    """No part needs more tokens than this."""
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before each document."""
+        return 0 if self.tokenizer.end_of_text is None else 1
+
+    def path(self, index: int, suffix: str = "") -> Path:
+        """Where the spill of part number `index` lies."""
+        return self.work / f"part-{index:07d}{suffix}.arrow"
+
+
+@dataclass(frozen=True)
+class Window:
+    """What is taken of a part: characters from `start` to `stop`, or to its end, and at most `tokens` tokens."""
+
+    start: int = 0
+    stop: int | None = None
+    tokens: int | None = None
+
+
+WHOLE = Window()
+
+
+def text_key(data: bytes, seed: int) -> tuple[int, int]:
+    """The keyed hash of a text's bytes that decides its side and its place: BLAKE2b, 128 bits, as two numbers."""
+    digest = hashlib.blake2b(data, digest_size=16, key=f"overnight {seed}".encode()).digest()
+    return int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
+
+
+def readable(found: Iterable[Document | Bad], skip_bad: bool, contents: Contents) -> Iterator[tuple[Document, bytes]]:
+    """Documents with their UTF-8 bytes. What is bad raises a UserError or, with `skip_bad`, is counted in `contents`."""
+    for document in found:
+        if isinstance(document, Document):
+            try:
+                data = document.text.encode()
+            except UnicodeEncodeError:  # JSON may carry half of a surrogate pair, UTF-8 cannot
+                document = replace(document, text=repair(document.text))
+                data = document.text.encode()
+            yield document, data
+            continue
+        if not skip_bad:
+            raise UserError(f"{document}; put it right, or leave it out with --skip-bad")
+        contents.skipped += 1
+        if len(contents.examples) < EXAMPLES:
+            contents.examples.append(str(document))
+
+
+def spill_part(task: Task, index: int, part: Part, tick: Tick, window: Window = WHOLE, suffix: str = "") -> Spill:
+    """Tokenizes a part, or a window of it, and writes its spill; UserError where something in it is bad."""
+    limit = task.limit if window.tokens is None else window.tokens
+    writer = SpillWriter(task.path(index, suffix), task.dtype, task.bits, task.prefix)
+    found = _clipped(task.source.read(part), window)
+    reported, texts, tokens = time.monotonic(), 0, 0
+    try:
+        for document, data in readable(found, task.skip_bad, writer.contents):
+            done: Tokenized | None = _tokenize(task, document, data)
+            over = writer.contents.tokens + writer.length(done) - limit if limit is not None else -1
+            full = over >= 0
+            if full:
+                done = _cut(task, done, len(done.ids) - over)
+            if done is not None:
+                writer.add(done)
+                texts, tokens = texts + done.bytes, tokens + len(done.ids)
+            if full:
+                break
+            if (now := time.monotonic()) - reported > TICK:
+                tick(texts, tokens)
+                reported, texts, tokens = now, 0, 0
+        tick(texts, tokens)
+        return writer.close()
+    except BaseException:
+        writer.abandon()
+        raise
+
+
+def _clipped(found: Iterable[Document | Bad], window: Window) -> Iterator[Document | Bad]:
+    """The characters of the window, of documents laid end to end."""
+    if window.start == 0 and window.stop is None:
+        yield from found
+        return
+    position = 0
+    for document in found:
+        if not isinstance(document, Document):
+            yield document
+            continue
+        begin = max(window.start - position, 0)
+        end = len(document.text) if window.stop is None else min(window.stop - position, len(document.text))
+        position += len(document.text)
+        if begin < end:
+            yield replace(document, text=document.text[begin:end])
+        if window.stop is not None and position >= window.stop:
+            return
+
+
+def _tokenize(task: Task, document: Document, data: bytes) -> Tokenized:
+    ids = task.tokenizer.encode(document.text).astype(task.dtype, copy=False)
+    return Tokenized(
+        key=(0, 0) if task.by_position else text_key(data, task.seed),
+        file=document.file,
+        row=document.row,
+        bytes=len(data),
+        characters=len(document.text),
+        continues=task.by_position and document.continues,
+        ids=ids,
+    )
+
+
+def _cut(task: Task, document: Tokenized, keep: int) -> Tokenized | None:
+    """The first `keep` tokens of a document; None where that is nothing."""
+    if keep == len(document.ids):
+        return document
+    if keep <= 0:
+        return None
+    ids = document.ids[:keep]
+    text = task.tokenizer.decode_bytes(ids.tolist())
+    return replace(document, ids=ids, bytes=len(text), characters=len(text.decode(errors="ignore")))
