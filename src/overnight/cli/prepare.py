@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,8 @@ class Arguments:
     shard_tokens: str = "100M"
     """Tokens in a file."""
     val_fraction: float | None = None
-    """Share of the documents that is validation. Default: 0.1 below 100 MB of text, 0.05 below 1 GB, 0.01 below 10 GB, then 0.005."""
+    """Share of the documents that is validation.
+    Default: 0.1 below 100 MB of text, 0.05 below 1 GB, 0.01 below 10 GB, then 0.005."""
     val_tokens: str | None = None
     """Validation takes no more tokens than this; what is left over of its documents is in neither split."""
     limit_tokens: str | None = None

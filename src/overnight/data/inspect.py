@@ -1,20 +1,156 @@
-"""What is in a dataset folder, for people."""
+"""What is in a dataset folder, for people, and whether it is still what was written."""
 
 from __future__ import annotations
 
-from overnight.data.dataset import SPLITS, Manifest
-from overnight.data.sizes import short, size
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from overnight.data.dataset import NAME, SPLITS, Manifest, fingerprint, load_tokenizer
+from overnight.data.sizes import size
+from overnight.errors import UserError
+from overnight.files import sha256
+
+SHOWN = 200  # characters of a document
+READ = 400  # tokens read for that
+HIDDEN = {"split_rule", "pieces_rule"}  # sentences, too long for a list
 
 
 def summary(manifest: Manifest) -> list[str]:
     """A few lines on what a dataset holds."""
-    lines = [
-        f"{manifest.folder}: {manifest.tokenizer['name']}, {manifest.tokenizer['vocab_size']:,} ids, {manifest.dtype}"
-    ]
+    words = manifest.tokenizer
+    lines = [f"{manifest.folder}: tokenizer {words['name']}, {words['vocab_size']:,} ids, {manifest.dtype}"]
     for name in SPLITS:
         split = manifest.splits[name]
         lines.append(
-            f"  {name:<5} {split['tokens']:>15,} tokens, {split['documents']:>11,} documents, {size(split['bytes']):>8} of text, "
-            f"{split['bytes'] / max(1, split['tokens']):.2f} bytes a token, {len(split['shards'])} shards"
+            f"  {name:<5} {split['tokens']:>15,} tokens {split['documents']:>12,} documents "
+            f"{size(split['bytes']):>9} of text {split['bytes'] / max(1, split['tokens']):>6.2f} bytes a token  {len(split['shards'])} shards"
         )
+    if beyond := manifest.totals.get("left_out_tokens"):
+        lines.append(f"  left out: {beyond:,} validation tokens beyond --val-tokens")
     return lines
+
+
+def description(manifest: Manifest, samples: list[dict[str, Any]]) -> list[str]:
+    """All that `overnight data` shows."""
+    lines = summary(manifest)
+    lines += ["", "sources"]
+    for source in manifest.sources:
+        facts = [source.get("revision"), f"licence {source.get('licence') or 'unknown'}"]
+        facts += [f"{source.get('files', 0):,} files", size(source.get("bytes", 0))]
+        if source.get("skipped"):
+            facts.append(f"{source['skipped']:,} bad skipped")
+        lines.append(f"  {source.get('name')}: " + ", ".join(str(fact) for fact in facts if fact))
+    lines += ["", "settings"]
+    shown = {name: value for name, value in manifest.settings.items() if value is not None and name not in HIDDEN}
+    lines.append("  " + ", ".join(f"{name} {value}" for name, value in shown.items()))
+    lines.append(f"  fingerprint {manifest.fingerprint}")
+    if samples:
+        lines += ["", "some documents"]
+    for sample in samples:
+        lines.append(f"  {sample['split']}: {sample['file']} row {sample['row']}, {sample['tokens']:,} tokens")
+        lines.append("    " + " ".join(sample["text"].split()))
+    return lines
+
+
+def random_documents(manifest: Manifest, count: int, seed: int) -> list[dict[str, Any]]:
+    """`count` documents, or all where there are fewer: split, file, row, tokens and the beginning of the text."""
+    numbers = [(split, number) for split in SPLITS for number in range(manifest.splits[split]["documents"])]
+    chosen = random.Random(seed).sample(numbers, min(count, len(numbers)))
+    tokenizer = load_tokenizer(manifest)
+    return [_document(manifest, tokenizer, split, number) for split, number in chosen]
+
+
+def check(manifest: Manifest, tell: Callable[[str], None] = lambda file: None) -> int:
+    """Compares every file with its hash, and the manifest with itself; the number of files that were read.
+
+    Raises UserError that names the first file which is missing or not what was written.
+    """
+    files = list(_files(manifest))
+    for name, expected in files:
+        tell(name)
+        path = manifest.folder / name
+        try:
+            found = sha256(path)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}); prepare the dataset anew") from None
+        if found != expected:
+            raise UserError(
+                f"{path} is not what was written: its SHA-256 is {found}, not {expected}; prepare the dataset anew"
+            )
+    path = manifest.folder / NAME
+    if fingerprint(manifest.tokenizer, manifest.dtype, manifest.splits) != manifest.fingerprint:
+        raise UserError(f"{path} was changed: its fingerprint does not fit what it lists; prepare the dataset anew")
+    for split, described in manifest.splits.items():
+        for field in ("tokens", "documents", "bytes"):
+            if sum(shard[field] for shard in described["shards"]) != described[field]:
+                raise UserError(f"{path} was changed: the {field} of split {split} are not those of its shards")
+        for shard, shard_path in zip(described["shards"], manifest.shard_paths(split), strict=True):
+            if np.load(shard_path, mmap_mode="r").shape != (shard["tokens"],):
+                raise UserError(f"{path} was changed: {shard['file']} does not hold {shard['tokens']:,} tokens")
+    return len(files) + 1
+
+
+def _files(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Every file that the manifest lists, with its hash."""
+    if manifest.tokenizer["file"]:
+        yield manifest.tokenizer["file"], manifest.tokenizer["sha256"]
+    for split in manifest.splits.values():
+        for shard in split["shards"]:
+            yield shard["file"], shard["sha256"]
+            yield shard["documents_file"], shard["documents_sha256"]
+
+
+def _document(manifest: Manifest, tokenizer: Any, split: str, number: int) -> dict[str, Any]:
+    """Document `number` of a split."""
+    described = manifest.splits[split]
+    shards = [shard for shard in described["shards"] if shard["documents"]]
+    while number >= shards[0]["documents"]:
+        number -= shards.pop(0)["documents"]
+    here = _origins(manifest.folder / shards[0]["documents_file"])
+    start = here["start"][number]
+    if number + 1 < len(here["start"]):
+        stop = here["start"][number + 1]
+    else:
+        stop = (
+            _origins(manifest.folder / shards[1]["documents_file"])["start"][0]
+            if len(shards) > 1
+            else described["tokens"]
+        )
+    ids = _read(manifest, split, start, min(stop, start + READ))
+    ids = ids[1:] if tokenizer.end_of_text is not None else ids
+    text = tokenizer.decode_bytes(ids).decode(errors="ignore")
+    text = text[:SHOWN] + " ..." if len(text) > SHOWN else text
+    return {
+        "split": split,
+        "file": here["file"][number],
+        "row": here["row"][number],
+        "tokens": stop - start,
+        "text": text,
+    }
+
+
+def _origins(path: Path) -> dict[str, list[Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return dict(pq.read_table(path).to_pydict())
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}); prepare the dataset anew") from None
+
+
+def _read(manifest: Manifest, split: str, start: int, stop: int) -> list[int]:
+    """Tokens from `start` to `stop` of a split's stream."""
+    ids: list[int] = []
+    for shard, path in zip(manifest.splits[split]["shards"], manifest.shard_paths(split), strict=True):
+        if start < shard["tokens"] and stop > 0:
+            try:
+                ids += np.load(path, mmap_mode="r")[max(start, 0) : stop].tolist()
+            except (OSError, ValueError) as error:
+                raise UserError(f"{path} cannot be read ({error}); prepare the dataset anew") from None
+        start, stop = start - shard["tokens"], stop - shard["tokens"]
+    return ids

@@ -59,8 +59,8 @@ def merge_bins(
 ) -> tuple[Splits, LeftOut]:
     """Writes both splits in the order of the documents' hash.
 
-    Bins are ranges of the hash, so bin after bin is the hash's order; validation is where the hash is lowest, and its cap
-    takes the first of those.
+    Bins are ranges of the hash, so bin after bin is the hash's order; validation is where the hash is lowest, and its
+    cap takes the first of those.
     """
     threshold = np.uint64(hash_threshold(fraction))
     train, val, left_out = output.writer("train"), output.writer("val"), LeftOut()

@@ -53,7 +53,8 @@ class Meter:
         left = f", {duration(seconds * (1 - share) / (share - already))} left" if already < share < 1 else ""
         percent = f"{min(100.0, 100 * share):.0f}%"
         self.to.progress(
-            f"tokenizing {percent}: {size(self.texts)} of text, {short(self.tokens)} tokens, {short(rate)} tokens/s{left}"
+            f"tokenizing {percent}: {size(self.texts)} of text, {short(self.tokens)} tokens, "
+            f"{short(rate)} tokens/s{left}"
         )
 
     def writing(self, total: int) -> WritingMeter:

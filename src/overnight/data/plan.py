@@ -141,7 +141,7 @@ def differences(asked: Json, there: Json) -> str:
 
 
 def check_disk(out: Path, plan: Plan, text_bytes: int, itemsize: int, present: int) -> str:
-    """A line on the disk space that is needed; UserError where there is less. `present`: bytes of spills there already."""
+    """A line on the disk space that is needed; UserError where there is less."""
     tokens = text_bytes * plan.tokens_per_byte
     if plan.settings["limit_tokens"] is not None:
         tokens = min(tokens, plan.settings["limit_tokens"])
@@ -150,6 +150,7 @@ def check_disk(out: Path, plan: Plan, text_bytes: int, itemsize: int, present: i
     free = shutil.disk_usage(out).free
     if needed > free:
         raise UserError(
-            f"{out}: about {size(needed)} of disk is needed and {size(free)} is free; make room, or take less with --limit-tokens"
+            f"{out}: about {size(needed)} of disk is needed and {size(free)} is free; "
+            "make room, or take less with --limit-tokens"
         )
     return f"disk: about {size(needed)} is needed until it is done, half of it afterwards; {size(free)} is free"

@@ -89,6 +89,7 @@ def _surveyed(request: Request, say: Progress) -> tuple[Survey, Tokenizer]:
     found = survey(request.documents(), fraction, seed)
     if training:
         say.line(f"making the tokenizer {options.tokenizer}")
+    texts: Iterator[str]
     if options.tokenizer == "chars":  # has to know every character, held out or not
         texts = (document.text for document, _ in request.documents())
     else:

@@ -24,7 +24,7 @@ from overnight.data.shards import remove_shards
 from overnight.data.sizes import duration
 from overnight.data.sources import Source
 from overnight.data.spill import Spill
-from overnight.data.tokenizing import Task
+from overnight.data.tokenizing import EXAMPLES, Task
 from overnight.data.workers import cores
 from overnight.errors import UserError
 from overnight.files import PARTIAL, sha256, write_atomic, write_json
@@ -40,8 +40,8 @@ def prepare(
 ) -> Manifest:
     """Writes the dataset folder `out` and returns its manifest.
 
-    An unfinished folder is completed, one that is complete with the same settings is left as it is. Raises UserError for
-    bad text, too little disk, a folder that another prepare is writing or that holds something else.
+    An unfinished folder is completed, one that is complete with the same settings is left as it is. Raises UserError
+    for bad text, too little disk, a folder that another prepare is writing or that holds something else.
     """
     out, say = Path(out), progress or Quiet()
     try:
@@ -74,6 +74,8 @@ def _check_folder(out: Path) -> None:
 def _made(request: Request, say: Progress) -> Manifest:
     """Makes the dataset, or what is still missing of it, while the folder is locked."""
     started = time.monotonic()
+    for note in request.source.notes:
+        say.line(note)
     work = request.out / WORK
     for leftover in work.glob(PARTIAL + "*"):
         leftover.unlink()
@@ -101,6 +103,7 @@ def _made(request: Request, say: Progress) -> Manifest:
     else:
         splits, left_out = merge_bins(kept, plan.bits, plan.fraction, output, tick)
     manifest = _written(request, plan, output, kept, splits, left_out)
+    _tell_skipped(kept, say)
     say.line(f"done in {duration(time.monotonic() - started)}")
     return manifest
 
@@ -117,6 +120,14 @@ def _task(request: Request, plan: Plan, tokenizer: Tokenizer, dtype: str) -> Tas
         skip_bad=request.options.skip_bad,
         limit=request.options.limit_tokens,
     )
+
+
+def _tell_skipped(kept: Sequence[Spill], say: Progress) -> None:
+    if skipped := sum(spill.contents.skipped for spill in kept):
+        examples = [example for spill in kept for example in spill.contents.examples][:EXAMPLES]
+        say.line(f"skipped {skipped:,} that could not be read, such as:")
+        for example in examples:
+            say.line(f"  {example}")
 
 
 def _check_enough(kept: Sequence[Spill]) -> None:

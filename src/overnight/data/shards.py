@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -149,5 +148,5 @@ def _complete(path: Path) -> str:
     aside = path.with_name(PARTIAL + path.name)
     sync(aside)
     digest = sha256(aside)
-    os.replace(aside, path)
+    aside.replace(path)
     return digest

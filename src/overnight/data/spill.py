@@ -132,7 +132,7 @@ class SpillWriter:
         self.arrow.close()
         self.file.close()
         sync(self.aside)
-        os.replace(self.aside, self.path)
+        self.aside.replace(self.path)
         write_atomic(_described(self.path), json.dumps(asdict(self.contents)))
         return Spill(self.path, self.contents)
 

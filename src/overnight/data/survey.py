@@ -79,9 +79,9 @@ def tokens_per_byte(found: Survey, tokenizer: Tokenizer) -> float:
 def training_texts(
     source: Source, parts: Sequence[Part], skip_bad: bool, found: Survey, fraction: float, seed: int
 ) -> Iterator[str]:
-    """The texts that a tokenizer is trained on: of the training side, from all over the source, at most TRAINING characters.
+    """The texts that a tokenizer is trained on: at most TRAINING characters, from all over the source.
 
-    What is held out has to be unknown to the tokenizer too, or bits per byte on it would flatter.
+    They are of the training side. What is held out has to be unknown to the tokenizer too, or bits per byte on it would flatter.
     """
     if found.by_position:
         sides = _before(read_all(source, parts, skip_bad), split_position(found.characters, fraction))

@@ -68,7 +68,7 @@ def text_key(data: bytes, seed: int) -> tuple[int, int]:
 
 
 def readable(found: Iterable[Document | Bad], skip_bad: bool, contents: Contents) -> Iterator[tuple[Document, bytes]]:
-    """Documents with their UTF-8 bytes. What is bad raises a UserError or, with `skip_bad`, is counted in `contents`."""
+    """Documents with their UTF-8 bytes; what is bad raises UserError or, with `skip_bad`, is counted in `contents`."""
     for document in found:
         if isinstance(document, Document):
             try:
@@ -93,15 +93,13 @@ def spill_part(task: Task, index: int, part: Part, tick: Tick, window: Window = 
     reported, texts, tokens = time.monotonic(), 0, 0
     try:
         for document, data in readable(found, task.skip_bad, writer.contents):
-            done: Tokenized | None = _tokenize(task, document, data)
-            over = writer.contents.tokens + writer.length(done) - limit if limit is not None else -1
-            full = over >= 0
-            if full:
-                done = _cut(task, done, len(done.ids) - over)
-            if done is not None:
-                writer.add(done)
-                texts, tokens = texts + done.bytes, tokens + len(done.ids)
-            if full:
+            done = _tokenize(task, document, data)
+            over = -1 if limit is None else writer.contents.tokens + writer.length(done) - limit
+            kept = _cut(task, done, len(done.ids) - over) if over > 0 else done
+            if kept is not None:
+                writer.add(kept)
+                texts, tokens = texts + kept.bytes, tokens + len(kept.ids)
+            if over >= 0:
                 break
             if (now := time.monotonic()) - reported > TICK:
                 tick(texts, tokens)
@@ -147,8 +145,6 @@ def _tokenize(task: Task, document: Document, data: bytes) -> Tokenized:
 
 def _cut(task: Task, document: Tokenized, keep: int) -> Tokenized | None:
     """The first `keep` tokens of a document; None where that is nothing."""
-    if keep == len(document.ids):
-        return document
     if keep <= 0:
         return None
     ids = document.ids[:keep]

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -28,7 +28,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def spills(task: Task, parts: Sequence[tuple[int, Part]], workers: int, tick: Tick) -> Iterator[tuple[int, Spill]]:
+def spills(
+    task: Task, parts: Sequence[tuple[int, Part]], workers: int, tick: Tick
+) -> Generator[tuple[int, Spill], None, None]:
     """The spill of each numbered part, in the order in which they are finished; started in the order given.
 
     Closing the iterator ends the workers. `tick` is called in this process.

@@ -82,6 +82,11 @@ class Source(Protocol):
         """What of the source's options the documents depend on; plain JSON."""
         ...
 
+    @property
+    def notes(self) -> list[str]:
+        """What the user should be told before it starts."""
+        ...
+
     def parts(self) -> list[Part]:
         """The parts in the source's own order, the same each time while the source is the same; UserError if none."""
         ...

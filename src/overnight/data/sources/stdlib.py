@@ -28,6 +28,7 @@ class StdlibSource:
             raise UserError(f"the source 'stdlib' takes no paths; for files: `overnight prepare files {paths[0]}`")
         self.root = Path(sysconfig.get_path("stdlib"))
         self.settings: dict[str, Any] = {}
+        self.notes: list[str] = []
 
     def parts(self) -> list[Part]:
         spans = self._spans()

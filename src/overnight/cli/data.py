@@ -1,0 +1,51 @@
+"""`overnight data`"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from overnight.cli.arguments import parse
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What is in a dataset folder."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """What `overnight prepare` wrote."""
+    check: bool = False
+    """Compare every file with the hash that was written down for it; exit code 2 names the first that differs."""
+    documents: int = 3
+    """How many random documents to show."""
+    seed: int = 0
+    """Chooses them."""
+    json: bool = False
+    """Print JSON instead of text."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    given = parse(Arguments, arguments, "data")
+    from overnight.console import Console
+    from overnight.data.dataset import Manifest
+    from overnight.data.inspect import check, description, random_documents
+
+    manifest = Manifest.read(given.folder)
+    with Console() as console:
+        if given.check:
+            files = check(manifest, lambda file: console.progress(f"reading {file}") if console.live else None)
+            if not given.json:
+                console.line(f"{given.folder}: all {files} files are what was written")
+                return 0
+        samples = random_documents(manifest, max(0, given.documents), given.seed)
+        if given.json:
+            console.line(json.dumps({**manifest.to_json(), "random_documents": samples}, indent=2, ensure_ascii=False))
+        else:
+            for line in description(manifest, samples):
+                console.line(line)
+    return 0

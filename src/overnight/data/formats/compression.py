@@ -1,0 +1,94 @@
+"""The bytes of plain, .gz and .zst files, in blocks: memory does not depend on the file."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from overnight.data.formats import suffixes
+
+BLOCK = 2**20
+ZSTD_FEED = 4096  # compressed bytes at a time: at zstd's highest ratio they are 128 MiB, usually they are 16 KiB
+
+
+class Damaged(Exception):
+    """A compressed file that ends too early or is not what its name says."""
+
+
+def blocks(path: Path) -> Iterator[bytes]:
+    """The content of a file, decompressed as its suffix says. Raises Damaged."""
+    _, compression = suffixes(path.name)
+    with path.open("rb") as file:
+        if compression == ".gz":
+            yield from _gzip(file)
+        elif compression == ".zst":
+            yield from _zstd(file)
+        else:
+            while block := file.read(BLOCK):
+                yield block
+
+
+def lines(found: Iterator[bytes]) -> Iterator[bytes]:
+    """Blocks as lines, each with its line feed; the last may have none."""
+    rest: list[bytes] = []  # of a line that is longer than a block
+    for block in found:
+        first, *others = block.split(b"\n")
+        rest.append(first)
+        for line in others:
+            yield b"".join(rest) + b"\n"
+            rest = [line]
+    if last := b"".join(rest):
+        yield last
+
+
+def expected_size(path: Path) -> int:
+    """Bytes of text in a file, as far as its header or trailer tells: a compressed file may hold more."""
+    size = path.stat().st_size
+    _, compression = suffixes(path.name)
+    if compression and size >= 18:
+        with path.open("rb") as file:
+            if compression == ".gz":
+                file.seek(-4, 2)
+                return max(size, int.from_bytes(file.read(4), "little"))
+            import zstandard
+
+            try:
+                return max(size, zstandard.frame_content_size(file.read(18)))
+            except zstandard.ZstdError:
+                pass
+    return size
+
+
+def _gzip(file: IO[bytes]) -> Iterator[bytes]:
+    read = 0
+    try:
+        with gzip.GzipFile(fileobj=file) as content:
+            while block := content.read(BLOCK):
+                read += len(block)
+                yield block
+    except EOFError:
+        raise Damaged(f"the gzip data ends too early, after {read:,} bytes of content") from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise Damaged(f"the gzip data is broken after {read:,} bytes of content: {error}") from None
+
+
+def _zstd(file: IO[bytes]) -> Iterator[bytes]:
+    import zstandard
+
+    decompressor, read, fed = zstandard.ZstdDecompressor(), 0, b""
+    frame = decompressor.decompressobj()
+    try:
+        while fed := fed or file.read(ZSTD_FEED):
+            if frame.eof:
+                frame = decompressor.decompressobj()
+            if block := frame.decompress(fed):
+                read += len(block)
+                yield block
+            fed = frame.unused_data if frame.eof else b""
+    except zstandard.ZstdError as error:
+        raise Damaged(f"the zstd data is broken after {read:,} bytes of content: {error}") from None
+    if not frame.eof:
+        raise Damaged(f"the zstd data ends too early, after {read:,} bytes of content")
