@@ -20,6 +20,9 @@ from overnight.tokenizers import Tokenizer
 from overnight.training import Training
 
 
+EVAL_TOKENS = 8192  # computed at once on the CPU
+
+
 @dataclass
 class Validation:
     """Measures the loss on the validation split's first `tokens` tokens, always the same ones."""
@@ -35,7 +38,7 @@ class Validation:
         training.model.eval()
         micro_batch = int(training.folder.decided("micro_batch", training.step))
         # without gradients far more fits; small batches would only waste time
-        rows = max(micro_batch, 4096 // training.dataset.T) if training.device.type == "cpu" else micro_batch
+        rows = max(micro_batch, EVAL_TOKENS // training.dataset.T) if training.device.type == "cpu" else micro_batch
         with autocast(training.device, training.precision):
             loss = mean_loss(
                 training.forward, self.stream, training.dataset.T, self.tokens, rows, training.device, self.token_bytes

@@ -73,11 +73,12 @@ def precision(settler: Settler, wanted: Precision, model: GPT) -> Precision:
 
 
 def micro_batch(settler: Settler, wanted: int | None, model: GPT, chosen: Precision, share: int) -> int:
-    """Sequences at once, at most `share`: powers of two, the fastest that fits."""
+    """Sequences at once: `share` in 1, 2, 4, ... equal portions, the fastest that fits."""
 
     def find() -> tuple[int, str]:
         limit = min(share, _memory_limit(model, settler.device))
-        sizes = [2**n for n in range(limit.bit_length()) if 2**n < limit] + [limit]
+        portions = [2**n for n in range(share.bit_length() + 1)]
+        sizes = sorted({size for size in (-(-share // count) for count in portions) if size <= limit})
         return Trials[int](lambda size: _trial(model, settler.device, chosen, size, 1)).fastest(sizes)
 
     try:
