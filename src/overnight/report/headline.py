@@ -1,0 +1,148 @@
+"""The top of a report: what a run came to, or how several compare, and what a reader must know before trusting it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from overnight.report.charts import COLORS
+from overnight.report.facts import Facts, Validation, dig, facts, not_numbers, tokenizer
+from overnight.report.run_data import RunData
+from overnight.report.wording import DASH, Html, duration, escape, join, moment, several, short, table
+
+
+def headline(runs: Sequence[RunData]) -> Html:
+    """Name, progress and the numbers that matter."""
+    if len(runs) == 1:
+        run, known = runs[0], facts(runs[0])
+        about = join([part for part in (_preset(run), _model(run), known.device) if part], " · ")
+        content = f'<h1>{escape(run.name)}</h1>\n<p class="about">{about}</p>\n{_progress(known)}{_tiles(run, known)}'
+    else:
+        content = f"<h1>{several(len(runs), 'run')}</h1>\n{_comparison(runs)}"
+    warnings = "".join(f'<p class="warning">{text}</p>\n' for text in _warnings(runs))
+    return Html(f"<header>{content}{warnings}</header>\n")
+
+
+def incomparable(runs: Sequence[RunData]) -> Html:
+    """A warning where losses of several runs do not measure the same thing."""
+    names = {run.name: tokenizer(run) for run in runs}
+    if not _tokenizers_differ(runs):
+        return Html("")
+    told = ", ".join(f"{run}: {name or 'unknown'}" for run, name in names.items())
+    text = f"These runs use different tokenizers ({told}): compare bits per byte, not the loss of a token."
+    return Html(f'<p class="warning">{escape(text)}</p>\n')
+
+
+def _tokenizers_differ(runs: Sequence[RunData]) -> bool:
+    return len({name for run in runs if (name := tokenizer(run))}) > 1
+
+
+def _warnings(runs: Sequence[RunData]) -> list[Html]:
+    found = []
+    for run in runs:
+        for text in [not_numbers(run), *run.problems]:
+            if text:
+                found.append(escape(text if len(runs) == 1 else f"{run.name}: {text}"))
+    return found
+
+
+def _preset(run: RunData) -> str:
+    preset = run.config.get("preset")
+    return f"preset {preset}" if isinstance(preset, str) else ""
+
+
+def _model(run: RunData) -> str:
+    model = dig(run.config, "recipe", "model")
+    parts = []
+    if layers := dig(model, "n_layer"):
+        parts.append(several(layers, "layer") if isinstance(layers, int) else f"{layers} layers")
+    if width := dig(model, "n_embd"):
+        parts.append(f"width {width}")
+    if length := dig(run.config, "recipe", "data", "sequence_length"):
+        parts.append(f"context {length}")
+    return ", ".join(parts)
+
+
+def _progress(known: Facts) -> Html:
+    if not known.steps:
+        return Html("")
+    share = min(100.0, 100 * known.step / known.steps)
+    state = "finished" if known.finished else f"{share:.0f}%"
+    seen = f", last heard of {moment(known.last_line)}" if known.last_line and not known.finished else ""
+    text = escape(f"Step {known.step:,} of {known.steps:,}: {state}{seen}")
+    return Html(
+        f'<div class="progress{" done" if known.finished else ""}"><span style="width:{share:.1f}%"></span></div>\n'
+        f'<p class="about">{text}</p>\n'
+    )
+
+
+def _tiles(run: RunData, known: Facts) -> Html:
+    final, best = known.final, known.best
+    tiles = []
+    if final and best:
+        is_best = "its best so far" if not known.finished else "its best"
+        words = [f"perplexity {short(final.perplexity)}", _bits(final), is_best if final == best else ""]
+        tiles.append(("Validation loss", _loss(final.loss), " · ".join(filter(None, words))))
+        if final != best:
+            words = [f"at step {best.step:,}", _bits(best)]
+            tiles.append(("Best validation loss", _loss(best.loss), " · ".join(filter(None, words))))
+    if known.train_loss is not None:
+        tiles.append(("Training loss", _loss(known.train_loss), "mean of the last 2% of its lines"))
+    if known.tokens is not None:
+        epochs = f"{known.epochs:.3g} epochs" if known.epochs is not None else ""
+        tiles.append(("Tokens seen", short(known.tokens), epochs))
+    if known.seconds is not None:
+        tries = several(len(run.attempts), "attempt") if run.attempts else ""
+        tiles.append(("Training time", duration(known.seconds), tries))
+    if known.tokens_per_second is not None:
+        tiles.append(("Tokens per second", short(known.tokens_per_second), "median"))
+    if not tiles:
+        return Html('<p class="empty">Nothing measured yet.</p>')
+    cells = join(
+        Html(f'<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd><dd class="beside">{escape(beside)}</dd></div>\n')
+        for name, value, beside in tiles
+    )
+    return Html(f'<dl class="tiles">{cells}</dl>\n')
+
+
+def _bits(result: Validation) -> str:
+    return f"{result.bits_per_byte:.3f} bits per byte" if result.bits_per_byte is not None else ""
+
+
+def _loss(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 1000 else short(value)
+
+
+def _comparison(runs: Sequence[RunData]) -> Html:
+    known = [facts(run) for run in runs]
+    columns = ["Run", "Validation loss", "Bits per byte", "Best", "at step", "Steps", "Tokens", "Epochs", "Time",
+               "Tokens/s", "Preset", "Device"]  # fmt: skip
+    lowest = None if _tokenizers_differ(runs) else _least([one.final.loss if one.final else None for one in known])
+    fewest = _least([one.final.bits_per_byte if one.final else None for one in known])
+    rows = []
+    for i, (run, one) in enumerate(zip(runs, known, strict=True)):
+        swatch = Html(f'<span class="swatch c{i % COLORS}"></span>{escape(run.name)}')
+        final, best = one.final, one.best
+        bits = final.bits_per_byte if final else None
+        rows.append([
+            swatch,
+            _strong(_loss(final.loss), final.loss == lowest) if final else DASH,
+            _strong(f"{bits:.3f}", bits == fewest) if bits is not None else DASH,
+            _loss(best.loss) if best else DASH,
+            f"{best.step:,}" if best else DASH,
+            f"{one.step:,}" if one.finished or not one.steps else f"{one.step:,} of {one.steps:,}",
+            short(one.tokens) if one.tokens is not None else DASH,
+            f"{one.epochs:.3g}" if one.epochs is not None else DASH,
+            duration(one.seconds) if one.seconds is not None else DASH,
+            short(one.tokens_per_second) if one.tokens_per_second is not None else DASH,
+            run.config.get("preset"),
+            one.device,
+        ])  # fmt: skip
+    return table(columns, rows, "comparison")
+
+
+def _least(values: Sequence[float | None]) -> float | None:
+    return min((value for value in values if value is not None), default=None)
+
+
+def _strong(text: str, strong: bool) -> Html:
+    return Html(f"<strong>{escape(text)}</strong>") if strong else escape(text)

@@ -1,0 +1,152 @@
+"""A chart as a picture for where no script runs: printing, mail, a locked-down browser.
+
+report.js draws the same picture over it, at the width of the screen and with everything that moves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from overnight.report.charts import Chart, Line
+from overnight.report.run_data import Numbers, Series
+from overnight.report.thin import smooth, thin
+from overnight.report.wording import Html, escape, short
+
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 10, 26
+POINTS = 600  # a curve of this many points is as smooth as the picture is wide
+SMOOTHING = 0.02  # share of a curve on either side of a point that its mean takes in
+CUT = 0.04  # share of the run that counts as its start
+
+
+def draw(chart: Chart) -> Html:
+    """The chart over steps."""
+    width, height = (1000, 340) if chart.large else (360, 210)
+    steps = [line.series.step for line in chart.lines]
+    left, right = min(float(step[0]) for step in steps), max(float(step[-1]) for step in steps)
+    left = 0.0 if left < right * 0.05 else left  # the first line logged is not the beginning
+    left, right = (left, right) if right > left else (0.0, left or 1.0)
+    low, high = _heights(chart, left, right)
+    x = _scale(left, right, LEFT, width - RIGHT)
+    y = _scale(low, high, height - BOTTOM, TOP, log=chart.log_y)
+    parts = [
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{_summary(chart)}">',
+        f'<clipPath id="clip-{chart.id}"><rect x="{LEFT}" y="{TOP - 4}" width="{width - LEFT - RIGHT + 9}"'
+        f' height="{height - BOTTOM - TOP + 4}"/></clipPath>',
+        *(
+            f'<path class="grid" d="M{LEFT} {y(tick):.1f}H{width - RIGHT}"/>'
+            f'<text class="tick" x="{LEFT - 7}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick_label(tick)}</text>'
+            for tick in (log_ticks(low, high, 8) if chart.log_y else ticks(low, high, (height - 36) // 42))
+        ),
+        *(
+            f'<text class="tick" x="{x(tick):.1f}" y="{height - 8}" text-anchor="middle">{short(tick)}</text>'
+            for tick in ticks(left, right, width // 90)
+        ),
+        f'<g clip-path="url(#clip-{chart.id})">',
+        *(_curve(line, x, y, alone=len(chart.lines) == 1) for line in chart.lines),
+        "</g></svg>",
+    ]
+    return Html("\n".join(parts))
+
+
+def _curve(line: Line, x: Callable[[float], float], y: Callable[[float], float], alone: bool) -> str:
+    raw, color = thin(line.series, POINTS), f"c{line.color}"
+    parts = []
+    if line.noisy:
+        parts.append(f'<path class="line raw {color}" d="{_path(raw, x, y)}"/>')
+    shown = thin(smooth(line.series, SMOOTHING), POINTS) if line.noisy else raw
+    parts.append(f'<path class="line {color}" d="{_path(shown, x, y)}"/>')
+    if line.dots:
+        good = [(s, v) for s, v in zip(raw.step.tolist(), raw.value.tolist(), strict=True) if math.isfinite(v)]
+        parts += [f'<circle class="dot {color}" cx="{x(s):.1f}" cy="{y(v):.1f}" r="2.5"/>' for s, v in good]
+    if line.best is not None:
+        s, v = line.best
+        parts.append(f'<circle class="best {color}" cx="{x(s):.1f}" cy="{y(v):.1f}" r="5.5"/>')
+    return "".join(parts)
+
+
+def _path(series: Series, x: Callable[[float], float], y: Callable[[float], float]) -> str:
+    """A line through the points; where one is not a finite number, the line breaks."""
+    parts, pen = [], "M"
+    for step, value in zip(series.step.tolist(), series.value.tolist(), strict=True):
+        if not math.isfinite(value):
+            pen = "M"
+            continue
+        # "h0" makes a point that stands alone visible, as its round ends
+        parts.append(f"{pen}{x(step):.1f} {y(value):.1f}{'h0' if pen == 'M' else ''}")
+        pen = "L"
+    return "".join(parts)
+
+
+def _scale(low: float, high: float, start: float, end: float, log: bool = False) -> Callable[[float], float]:
+    if log:
+        base, span = math.log(low), math.log(high) - math.log(low)
+        return lambda value: start + (math.log(max(value, low / 1e3)) - base) / span * (end - start)
+    return lambda value: start + (value - low) / (high - low) * (end - start)
+
+
+def _heights(chart: Chart, left: float, right: float) -> tuple[float, float]:
+    """The range of the upright axis."""
+    values = _finite([line.series for line in chart.lines], left, chart.log_y)
+    later = _finite([line.series for line in chart.lines], left + CUT * (right - left), chart.log_y)
+    if chart.cut_start and len(later) >= 10 and np.ptp(later) > 0 and np.ptp(values) > 1.4 * np.ptp(later):
+        values = np.append(later, values.min())
+    low, high = (float(values.min()), float(values.max())) if len(values) else (1.0, 10.0)
+    if chart.log_y:
+        factor = (high / low) ** 0.05 if high > low else 2.0
+        return low / factor, high * factor
+    if chart.from_zero and low > 0:
+        return 0.0, high * 1.06
+    gap = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
+    return low - gap, high + gap
+
+
+def _finite(series: Sequence[Series], left: float, positive: bool) -> Numbers:
+    parts = [one.value[one.step >= left] for one in series]
+    values = np.concatenate(parts) if parts else np.empty(0)
+    values = values[np.isfinite(values)]
+    return values[values > 0] if positive else values
+
+
+def ticks(low: float, high: float, count: int) -> list[float]:
+    """Round numbers from low to high, about `count` of them."""
+    rough = (high - low) / max(count, 1)
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = power * next(factor for factor in (1, 2, 2.5, 5, 10, 20) if power * factor >= rough * 0.999)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [index * step for index in range(first, last + 1)]
+
+
+def log_ticks(low: float, high: float, count: int) -> list[float]:
+    """Round numbers on a logarithmic axis, at most about `count`: 1, 2, 5 of each power of ten, or fewer."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    if high / low < 6:
+        return ticks(low, high, min(count, 5))
+    for every in range(len(decades) + 1):  # 0 stands for every power with its 2 and 5
+        factors = (1,) if every else (1, 2, 5)
+        found = [f * 10.0**power for power in decades if power % (every or 1) == 0 for f in factors]
+        found = [tick for tick in found if low <= tick <= high]
+        if len(found) <= count:
+            break
+    return found
+
+
+def tick_label(value: float) -> str:
+    """A tick's number, without the crumbs of binary fractions."""
+    if value == 0 or 1e-3 <= abs(value) < 1e4:
+        return f"{value:.4g}"
+    if abs(value) < 1e-3:
+        digits, power = f"{value:.2e}".split("e")
+        return f"{float(digits):g}e{int(power)}"
+    return short(value)
+
+
+def _summary(chart: Chart) -> str:
+    """The chart in words, for who cannot see it."""
+    told = []
+    for line in chart.lines:
+        good = line.series.value[np.isfinite(line.series.value)]
+        told.append(f"{line.label} from {good[0]:.4g} to {good[-1]:.4g}, least {good.min():.4g}, most {good.max():.4g}")
+    return escape(f"{chart.title} over steps: {'; '.join(told)}")
