@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import resources
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from overnight import __version__
 from overnight.errors import UserError
 from overnight.files import write_atomic
 from overnight.report import sections
@@ -47,7 +47,7 @@ def page(runs: Sequence[RunData]) -> str:
         "title": escape(" · ".join(run.name for run in runs[:4]) + (" …" if len(runs) > 4 else "")),
         "style": _asset("report.css"),
         "body": _body(runs, drawn := charts(runs)),
-        "footer": escape(f"overnight {_version()} · written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"),
+        "footer": escape(f"overnight {__version__} · written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"),
         "data": payload(runs, drawn),
         "script": script,
     }
@@ -119,10 +119,3 @@ def _name_apart(runs: Sequence[RunData]) -> None:
 
 def _asset(name: str) -> str:
     return (resources.files("overnight.report") / name).read_text(encoding="utf-8")
-
-
-def _version() -> str:
-    try:
-        return version("overnight")
-    except PackageNotFoundError:  # run from a source folder
-        return ""
