@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from overnight import api, session
+from overnight import api, checkpoint, session
 from overnight.config import Config
 from overnight.data.dataset import Manifest, load_tokenizer
 from overnight.data.prepare import PrepareOptions, prepare
@@ -21,9 +21,10 @@ from overnight.runs import RunFolder
 
 TOKENIZER = "bpe:4096"
 EXPLANATION = (
-    "Both compressors and the model saw exactly the same {size:,} bytes: {documents} held-out files of the standard library, "
-    "{share:.1%} of its text, chosen by a hash of each file's text and put end to end in that order. The model learned from "
-    "the other files only; gzip and xz start from nothing, and need no model of {megabytes:.0f} MB to read their output."
+    "Both compressors and the model saw exactly the same {size:,} bytes: {documents} held-out files of the standard "
+    "library, {share:.1%} of its text, chosen by a hash of each file's text and put end to end in that order. The "
+    "model learned from the other files only; gzip and xz start from nothing, and need no model of {megabytes:.0f} MB "
+    "to read their output."
 )
 
 
@@ -53,7 +54,7 @@ def compare_with_compressors(run_path: Path, manifest: Manifest, say: Callable[[
     sizes = {**bits_per_byte(text), "this model": model.bits_per_byte}
     rows = [[name, f"{bits:.3f}", f"{round(bits * len(text) / 8):,}"] for name, bits in sizes.items()]
     share = len(text) / manifest.totals["bytes"]
-    weights = (api.checkpoint.find(run_path / "checkpoints", "last") / "model.safetensors").stat().st_size
+    weights = (checkpoint.find(run_path / "checkpoints", "last") / "model.safetensors").stat().st_size
     explanation = EXPLANATION.format(
         size=len(text), documents=manifest.splits["val"]["documents"], share=share, megabytes=weights / 1e6
     )

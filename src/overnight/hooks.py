@@ -19,7 +19,6 @@ from overnight.runs import now
 from overnight.tokenizers import Tokenizer
 from overnight.training import Training
 
-
 EVAL_TOKENS = 8192  # computed at once on the CPU
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gzip
 import lzma
+from collections.abc import Callable
+from functools import partial
 
-COMPRESSORS = {
-    "gzip -9": lambda text: gzip.compress(text, compresslevel=9, mtime=0),
-    "xz -9": lambda text: lzma.compress(text, preset=9),
+COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip -9": partial(gzip.compress, compresslevel=9, mtime=0),
+    "xz -9": partial(lzma.compress, preset=9),
 }
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from overnight.errors import UserError
 from overnight.loader import TokenStream, to_device
 from overnight.loss import IGNORE
 
@@ -73,4 +74,9 @@ def mean_loss(
             total += flush()
     if waiting:
         total += flush()
+    if not count:
+        raise UserError(
+            f"there is nothing to measure a loss on: the split has {stream.length} tokens, it takes at least 2; "
+            "prepare more text, or leave evaluation out with --eval.every 0"
+        )
     return Loss(total / count, count, size)

@@ -9,7 +9,6 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -131,11 +130,11 @@ def memory_freed(device: torch.device) -> Iterator[None]:
             torch.cuda.empty_cache()
 
 
-def available_memory() -> int | None:
-    """Bytes of main memory free for use, where the system tells."""
-    names: Any = getattr(os, "sysconf_names", {})
-    if "SC_AVPHYS_PAGES" in names:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def total_memory() -> int | None:
+    """Bytes of main memory, where the system tells."""
+    names = getattr(os, "sysconf_names", {})
+    if "SC_PHYS_PAGES" in names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return None
 
 

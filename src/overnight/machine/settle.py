@@ -17,6 +17,9 @@ from overnight.machine.trial import Trials
 from overnight.model import GPT
 from overnight.runs import RunFolder
 
+CPU_TOKENS = 4096  # in a micro-batch on a CPU: enough to fill two cores, little enough for a laptop's memory
+PRECISION_GAIN = 1.25  # times faster a less exact precision must be: timings are noisy
+
 
 class Settler:
     """Settles one choice after another for a run that goes on at `step`, and writes each to decisions.jsonl."""
@@ -65,7 +68,8 @@ def precision(settler: Settler, wanted: Precision, model: GPT) -> Precision:
         candidates = machine.precisions(settler.device)
         if len(candidates) == 1:
             return candidates[0], "the only one here"
-        return Trials[Precision](lambda p: _trial(model, settler.device, p, 1, 4)).fastest(candidates)
+        trials = Trials[Precision](lambda p: _trial(model, settler.device, p, 1, 4))
+        return trials.fastest(candidates, PRECISION_GAIN)
 
     found: Precision = settler.settle("precision", None if wanted == "auto" else wanted, find)
     machine.set_matmul_precision(found)
@@ -73,12 +77,17 @@ def precision(settler: Settler, wanted: Precision, model: GPT) -> Precision:
 
 
 def micro_batch(settler: Settler, wanted: int | None, model: GPT, chosen: Precision, share: int) -> int:
-    """Sequences at once: `share` in 1, 2, 4, ... equal portions, the fastest that fits."""
+    """Sequences at once: `share` in 1, 2, 4, ... equal portions.
+
+    On a GPU the fastest that fits, by trial. On a CPU, where timings are noisy and size matters little, the largest
+    of up to CPU_TOKENS: so the same command gives bit-identical results again.
+    """
 
     def find() -> tuple[int, str]:
-        limit = min(share, _memory_limit(model, settler.device))
-        portions = [2**n for n in range(share.bit_length() + 1)]
-        sizes = sorted({size for size in (-(-share // count) for count in portions) if size <= limit})
+        sizes = sorted({-(-share // 2**n) for n in range(share.bit_length() + 1)})
+        if settler.device.type != "cuda":
+            limit = _main_memory_limit(model)
+            return max(size for size in sizes if size <= limit or size == 1), f"up to {CPU_TOKENS} tokens at once"
         return Trials[int](lambda size: _trial(model, settler.device, chosen, size, 1)).fastest(sizes)
 
     try:
@@ -102,15 +111,13 @@ def compile_forward(settler: Settler, wanted: Machine, model: GPT) -> Callable[[
     return torch.compile(model, dynamic=False) if settler.settle("compile", choice, find) else model
 
 
-def _memory_limit(model: GPT, device: torch.device) -> int:
-    """Sequences whose activations surely fit into main memory; a GPU says itself when it is full."""
-    available = machine.available_memory()
-    if device.type == "cuda" or available is None:
-        return 2**20
-    config = model.config
+def _main_memory_limit(model: GPT) -> int:
+    """Sequences whose activations take at most a quarter of main memory, and at most CPU_TOKENS tokens."""
+    config, total = model.config, machine.total_memory()
     # kept for the backward pass by one block, in floats a token: about 18 times the width, attention apart
     per_token = 4 * config.n_embd * (18 * config.n_layer + 4)
-    return max(1, int(available // 4 // (per_token * model.block_size)))
+    tokens = CPU_TOKENS if total is None else min(CPU_TOKENS, total // 4 // per_token)
+    return max(1, int(tokens // model.block_size))
 
 
 def _trial(model: GPT, device: torch.device, chosen: Precision, size: int, repeat: int) -> tuple[float, float]:

@@ -39,8 +39,8 @@ class Trials(Generic[T]):
                 break
         return best
 
-    def fastest(self, candidates: Sequence[T]) -> tuple[T, str]:
-        """The candidate to take, and why. A later one is taken only if it beats those before by `GAIN`."""
+    def fastest(self, candidates: Sequence[T], gain: float = GAIN) -> tuple[T, str]:
+        """The candidate to take, and why. A later one is taken only if it is `gain` times as fast as those before."""
         chosen, best, seen = None, 0.0, []
         worse = 0
         for candidate in candidates:
@@ -49,7 +49,7 @@ class Trials(Generic[T]):
                 seen.append(f"{candidate}: out of memory")
                 break
             seen.append(f"{candidate}: {1 / rate:.3g}/s")
-            if chosen is None or best / rate > GAIN:
+            if chosen is None or best / rate > gain:
                 chosen, best, worse = candidate, rate, 0
             else:
                 worse += 1
