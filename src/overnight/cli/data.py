@@ -17,13 +17,13 @@ from overnight.cli.arguments import parse
 class Arguments:
     """What is in a dataset folder."""
 
-    folder: Annotated[Path, tyro.conf.Positional]
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """What `overnight prepare` wrote."""
     check: bool = False
     """Compare every file with the hash that was written down for it; exit code 2 names the first that differs."""
-    documents: int = 3
+    documents: Annotated[int, tyro.conf.arg(metavar="N")] = 3
     """How many random documents to show."""
-    seed: int = 0
+    seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0
     """Chooses them."""
     json: bool = False
     """Print JSON instead of text."""

@@ -16,30 +16,30 @@ from overnight.cli.arguments import parse
 class Arguments:
     """Text into a dataset folder that `overnight train` reads. The same command goes on where it was interrupted."""
 
-    source: Annotated[str, tyro.conf.Positional]
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """stdlib, shakespeare, files, or an import path my_package.my_module:MySource."""
-    paths: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """For `files`: files, folders and globs: .txt, .md, .jsonl, .parquet, and .gz and .zst of all but parquet."""
-    out: Path = Path("data")
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """The dataset folder to write."""
-    tokenizer: str = "gpt2"
+    paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[PATH ...]")] = ()
+    """For `files`: files, folders and globs: .txt, .md, .jsonl, .parquet, and .gz and .zst of all but parquet."""
+    tokenizer: Annotated[str, tyro.conf.arg(metavar="NAME")] = "gpt2"
     """gpt2, bytes, chars, or bpe:SIZE, which is trained on the text."""
-    shard_tokens: str = "100M"
+    shard_tokens: Annotated[str, tyro.conf.arg(metavar="N")] = "100M"
     """Tokens in a file."""
-    val_fraction: float | None = None
+    val_fraction: Annotated[float | None, tyro.conf.arg(metavar="F")] = None
     """Share of the documents that is validation.
     Default: 0.1 below 100 MB of text, 0.05 below 1 GB, 0.01 below 10 GB, then 0.005."""
-    val_tokens: str | None = None
+    val_tokens: Annotated[str | None, tyro.conf.arg(metavar="N")] = None
     """Validation takes no more tokens than this; what is left over of its documents is in neither split."""
-    limit_tokens: str | None = None
+    limit_tokens: Annotated[str | None, tyro.conf.arg(metavar="N")] = None
     """Take only so many tokens, from the beginning of the source."""
-    workers: int | None = None
+    workers: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Processes. Default: one a core. The output does not depend on it."""
-    seed: int = 0
+    seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0
     """Another seed: another shuffle, other validation documents."""
     skip_bad: bool = False
     """Leave out what cannot be read, and count it, instead of stopping there."""
-    text_field: str = "text"
+    text_field: Annotated[str, tyro.conf.arg(metavar="NAME")] = "text"
     """The column or field with the text, in .parquet and .jsonl."""
 
 

@@ -26,8 +26,8 @@ class Gathering:
     """In those."""
 
     def __post_init__(self) -> None:
-        for number in range(len(self.parts)):
-            if (spill := Spill.find(self.task.path(number))) is not None:
+        for number, part in enumerate(self.parts):
+            if (spill := self.task.find(number, part)) is not None:
                 self.done[number] = spill
 
     def tokenize(self, workers: int, tick: Tick) -> list[Spill]:
@@ -73,5 +73,6 @@ class Gathering:
 
     def _again(self, number: int, window: Window, suffix: str) -> Spill:
         """The spill of a window of a part; made with the same plan, one that is there is the same."""
-        there = Spill.find(self.task.path(number, suffix))
-        return there or spill_part(self.task, number, self.parts[number], lambda texts, tokens: None, window, suffix)
+        part = self.parts[number]
+        there = self.task.find(number, part, window, suffix)
+        return there or spill_part(self.task, number, part, lambda texts, tokens: None, window, suffix)

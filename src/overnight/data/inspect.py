@@ -25,9 +25,10 @@ def summary(manifest: Manifest) -> list[str]:
     lines = [f"{manifest.folder}: tokenizer {words['name']}, {words['vocab_size']:,} ids, {manifest.dtype}"]
     for name in SPLITS:
         split = manifest.splits[name]
+        density, shards = split["bytes"] / max(1, split["tokens"]), len(split["shards"])
         lines.append(
             f"  {name:<5} {split['tokens']:>15,} tokens {split['documents']:>12,} documents "
-            f"{size(split['bytes']):>9} of text {split['bytes'] / max(1, split['tokens']):>6.2f} bytes a token  {len(split['shards'])} shards"
+            f"{size(split['bytes']):>9} of text {density:>6.2f} bytes a token  {shards} shard{'s' * (shards != 1)}"
         )
     if beyond := manifest.totals.get("left_out_tokens"):
         lines.append(f"  left out: {beyond:,} validation tokens beyond --val-tokens")

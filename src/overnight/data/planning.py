@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class Request:
     source: Source
     out: Path
     options: PrepareOptions
+    advice = "delete it, or choose another folder for --out"
 
     def __post_init__(self) -> None:
         self.parts: list[Part] = self.source.parts()
@@ -49,37 +50,61 @@ class Request:
         return manifest
 
     def refuse_other(self, settings: dict[str, Any], source: dict[str, Any]) -> None:
-        """UserError where the folder was made, or begun, with other settings or from another source."""
-        advice = "delete it, or choose another folder for --out"
+        """UserError where the folder was made with other settings or from another source."""
         if self.described["name"] != source.get("name"):
-            raise UserError(f"{self.out} was made from '{source.get('name')}'; {advice}")
+            raise UserError(f"{self.out} was made from '{source.get('name')}'; {self.advice}")
         if found := differences(self.settings, settings):
-            raise UserError(f"{self.out} was made with other settings ({found}); {advice}")
+            raise UserError(f"{self.out} was made with other settings ({found}); {self.advice}")
         if any(source.get(name) != value for name, value in self.described.items()):
-            raise UserError(f"{self.out} was made from another state of the source; {advice}")
+            raise UserError(f"{self.out} was made from another state of the source; {self.advice}")
 
 
 def planned(request: Request, say: Progress) -> tuple[Plan, Tokenizer]:
-    """The plan and the tokenizer: those of the prepare that goes on here, or new ones."""
+    """The plan and the tokenizer: those of the prepare that goes on here, or new ones.
+
+    Another setting is refused where parts are finished already. Where the source has changed, it is planned anew; the
+    parts that are still the same are kept if that gives the same plan.
+    """
     work, parts = request.out / WORK, parts_hash(request.parts)
     path, file = work / "plan.json", work / "tokenizer.json"
-    plan = Plan.load(path)
-    if plan is not None:
-        request.refuse_other(plan.settings, plan.source)
-        if plan.parts != parts:
-            raise UserError(f"the source has changed since {request.out} was begun; delete the folder to start over")
-        say.line(f"going on with {request.out}")
-        return plan, load(request.options.tokenizer, file if file.exists() else None)
-    file.unlink(missing_ok=True)
-    found, tokenizer = _surveyed(request, say)
-    if (content := tokenizer.to_json()) is not None:
-        write_atomic(file, content)
-    dense = tokens_per_byte(found, tokenizer)
+    old, finished = Plan.load(path), list(work.glob("part-*"))
+    if old is not None and finished and (found := differences(request.settings, _kept_settings(old, request))):
+        raise UserError(f"{request.out} was begun with other settings ({found}); {request.advice}")
+    if old is not None and not differences(request.settings, _kept_settings(old, request)):
+        if (old.source, old.parts) == (request.described, parts):
+            say.line(f"going on with {request.out}")
+            return replace(old, settings=request.settings), load(request.options.tokenizer, _existing(file))
+        if finished:
+            say.line("the source has changed: looking at it anew")
+    seen, tokenizer = _surveyed(request, say)
+    dense = tokens_per_byte(seen, tokenizer)
     token_bytes = request.text_bytes * dense * dtype_for(tokenizer.vocab_size).itemsize
-    bits = 0 if found.by_position else bin_bits(token_bytes)
-    plan = Plan(request.settings, request.described, parts, found.by_position, bits, dense)
+    bits = 0 if seen.by_position else bin_bits(token_bytes)
+    plan = Plan(request.settings, request.described, parts, seen.by_position, bits, dense)
+    content = tokenizer.to_json()
+    same = old is not None and (old.by_position, old.bits) == (plan.by_position, plan.bits)
+    before = file.read_text(encoding="utf-8") if file.exists() else None
+    # without a plan nothing is gone on with: whatever else is written or removed now, in a crash it counts as nothing
+    path.unlink(missing_ok=True)
+    if not same or before != content:
+        for stale in finished:
+            stale.unlink()
+        file.unlink(missing_ok=True)
+        if content is not None:
+            write_atomic(file, content)
     plan.save(path)
     return plan, tokenizer
+
+
+def _existing(file: Path) -> Path | None:
+    return file if file.exists() else None
+
+
+def _kept_settings(plan: Plan, request: Request) -> dict[str, Any]:
+    """A plan's settings; parts that were finished without --skip-bad are the same with it."""
+    settings = dict(plan.settings)
+    settings["skip_bad"] = settings["skip_bad"] or request.settings["skip_bad"]
+    return settings
 
 
 def _surveyed(request: Request, say: Progress) -> tuple[Survey, Tokenizer]:

@@ -38,6 +38,8 @@ class Contents:
     skipped: int = 0
     examples: list[str] = field(default_factory=list)
     """The first few of what was skipped, and why."""
+    mark: str = ""
+    """Says of what text this is the spill: the part of the source, its files' sizes and times included."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,13 @@ class Spill:
     contents: Contents
 
     @classmethod
-    def find(cls, path: Path) -> Spill | None:
-        """The spill at `path`, or None where it is not there in full."""
+    def find(cls, path: Path, mark: str) -> Spill | None:
+        """The spill at `path`; None where it is not there in full, or is of another text."""
         try:
-            return cls(path, Contents(**json.loads(_described(path).read_text())))
+            contents = Contents(**json.loads(_described(path).read_text()))
         except FileNotFoundError:
             return None
+        return cls(path, contents) if contents.mark == mark else None
 
     def batches(self, bin: int | None = None) -> Iterator[pa.RecordBatch]:
         """Its record batches in source order: all, or those of one bin."""
@@ -64,11 +67,6 @@ class Spill:
             reader = pa.ipc.open_file(file)
             for number in chosen:
                 yield reader.get_batch(number)
-
-    def remove(self) -> None:
-        """Forgets it: first that it is done, then what it holds."""
-        _described(self.path).unlink(missing_ok=True)
-        self.path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +89,8 @@ class SpillWriter:
     `prefix` is the number of tokens that the merge puts before each document: 1 for <|endoftext|>, else 0.
     """
 
-    def __init__(self, path: Path, dtype: str, bits: int, prefix: int) -> None:
-        self.path, self.bits, self.prefix, self.contents = path, bits, prefix, Contents()
+    def __init__(self, path: Path, dtype: str, bits: int, prefix: int, mark: str) -> None:
+        self.path, self.bits, self.prefix, self.contents = path, bits, prefix, Contents(mark=mark)
         # workers of a prepare that was killed may still be writing: each process has a name of its own
         self.aside = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
         self.schema = pa.schema(
@@ -132,6 +130,7 @@ class SpillWriter:
         self.arrow.close()
         self.file.close()
         sync(self.aside)
+        _described(self.path).unlink(missing_ok=True)  # of another text, where there is one
         self.aside.replace(self.path)
         write_atomic(_described(self.path), json.dumps(asdict(self.contents)))
         return Spill(self.path, self.contents)

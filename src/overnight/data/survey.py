@@ -81,7 +81,8 @@ def training_texts(
 ) -> Iterator[str]:
     """The texts that a tokenizer is trained on: at most TRAINING characters, from all over the source.
 
-    They are of the training side. What is held out has to be unknown to the tokenizer too, or bits per byte on it would flatter.
+    They are of the training side: what is held out has to be unknown to the tokenizer too, or bits per byte on it
+    would flatter.
     """
     if found.by_position:
         sides = _before(read_all(source, parts, skip_bad), split_position(found.characters, fraction))

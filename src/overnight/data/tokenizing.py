@@ -23,6 +23,18 @@ Tick = Callable[[int, int], None]  # (bytes of text, tokens) since the last call
 
 
 @dataclass(frozen=True)
+class Window:
+    """What is taken of a part: characters from `start` to `stop`, or to its end, and at most `tokens` tokens."""
+
+    start: int = 0
+    stop: int | None = None
+    tokens: int | None = None
+
+
+WHOLE = Window()
+
+
+@dataclass(frozen=True)
 class Task:
     """What all parts have in common; it is sent to each worker once."""
 
@@ -48,17 +60,9 @@ class Task:
         """Where the spill of part number `index` lies."""
         return self.work / f"part-{index:07d}{suffix}.arrow"
 
-
-@dataclass(frozen=True)
-class Window:
-    """What is taken of a part: characters from `start` to `stop`, or to its end, and at most `tokens` tokens."""
-
-    start: int = 0
-    stop: int | None = None
-    tokens: int | None = None
-
-
-WHOLE = Window()
+    def find(self, index: int, part: Part, window: Window = WHOLE, suffix: str = "") -> Spill | None:
+        """The spill of a window of a part, where it is there already."""
+        return Spill.find(self.path(index, suffix), _mark(part, window))
 
 
 def text_key(data: bytes, seed: int) -> tuple[int, int]:
@@ -88,7 +92,7 @@ def readable(found: Iterable[Document | Bad], skip_bad: bool, contents: Contents
 def spill_part(task: Task, index: int, part: Part, tick: Tick, window: Window = WHOLE, suffix: str = "") -> Spill:
     """Tokenizes a part, or a window of it, and writes its spill; UserError where something in it is bad."""
     limit = task.limit if window.tokens is None else window.tokens
-    writer = SpillWriter(task.path(index, suffix), task.dtype, task.bits, task.prefix)
+    writer = SpillWriter(task.path(index, suffix), task.dtype, task.bits, task.prefix, _mark(part, window))
     found = _clipped(task.source.read(part), window)
     reported, texts, tokens = time.monotonic(), 0, 0
     try:
@@ -109,6 +113,10 @@ def spill_part(task: Task, index: int, part: Part, tick: Tick, window: Window = 
     except BaseException:
         writer.abandon()
         raise
+
+
+def _mark(part: Part, window: Window) -> str:
+    return hashlib.sha256(repr((part, window)).encode()).hexdigest()
 
 
 def _clipped(found: Iterable[Document | Bad], window: Window) -> Iterator[Document | Bad]:

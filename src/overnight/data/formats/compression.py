@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import zlib
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from overnight.data.formats import suffixes
 
 BLOCK = 2**20
 ZSTD_FEED = 4096  # compressed bytes at a time: at zstd's highest ratio they are 128 MiB, usually they are 16 KiB
+RATIO = 1100  # gzip's highest; what claims more is not believed
 
 
 class Damaged(Exception):
@@ -46,20 +48,19 @@ def lines(found: Iterator[bytes]) -> Iterator[bytes]:
 
 def expected_size(path: Path) -> int:
     """Bytes of text in a file, as far as its header or trailer tells: a compressed file may hold more."""
-    size = path.stat().st_size
+    size, found = path.stat().st_size, 0
     _, compression = suffixes(path.name)
-    if compression and size >= 18:
-        with path.open("rb") as file:
-            if compression == ".gz":
-                file.seek(-4, 2)
-                return max(size, int.from_bytes(file.read(4), "little"))
-            import zstandard
+    with path.open("rb") as file:
+        head = file.read(18) if compression else b""
+        if compression == ".gz" and head.startswith(b"\x1f\x8b"):
+            file.seek(-4, 2)
+            found = int.from_bytes(file.read(4), "little")
+    if compression == ".zst":
+        import zstandard
 
-            try:
-                return max(size, zstandard.frame_content_size(file.read(18)))
-            except zstandard.ZstdError:
-                pass
-    return size
+        with contextlib.suppress(zstandard.ZstdError):
+            found = zstandard.frame_content_size(head)
+    return found if size < found <= size * RATIO else size
 
 
 def _gzip(file: IO[bytes]) -> Iterator[bytes]:
