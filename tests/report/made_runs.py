@@ -38,7 +38,7 @@ def train_line(step: int, loss: float, seconds: float | None = None) -> dict[str
 
 def eval_line(step: int, loss: float) -> dict[str, Any]:
     return {"kind": "eval", "step": step, "tokens": 512 * step, "val_loss": loss, "val_tokens": 99,
-            "val_bits_per_byte": loss / 2, "time": {"seconds": step / 10}}  # fmt: skip
+            "val_bits_per_byte": loss / 2, "time": {"seconds": 0.2}}  # fmt: skip
 
 
 def attempt_line(number: int, step: int, **more: Any) -> dict[str, Any]:

@@ -37,9 +37,17 @@ def test_best_is_not_always_the_last(make_run: MakeRun) -> None:
 
 def test_seconds_run_on_over_attempts(make_run: MakeRun) -> None:
     lines = [train_line(step, 3.0, seconds=step) for step in (10, 20, 30)]
+    lines += [eval_line(35, 3.0)]
     lines += [train_line(step, 3.0, seconds=step - 15) for step in (40, 50)]  # gone on from 30, and slow to start
     run = read_run(make_run(metrics=lines, attempts=[attempt_line(1, 0), attempt_line(2, 30)]))
-    assert run.clock.seconds.tolist() == [10, 20, 30, 55, 65]
+    assert run.clock.seconds.tolist() == [10, 20, 30, 30, 55, 65]
+
+
+def test_evaluations_do_not_turn_the_clock_back(make_run: MakeRun) -> None:
+    lines = [eval_line(0, 5.0), train_line(10, 3.0, seconds=10), eval_line(10, 3.0), train_line(20, 3.0, seconds=20)]
+    for name, attempts in (("with", [attempt_line(1, 0)]), ("without", [])):
+        run = read_run(make_run(name, metrics=lines, attempts=attempts))
+        assert run.clock.seconds.tolist() == [0, 10, 20]
 
 
 def test_an_attempt_of_which_nothing_was_kept_adds_no_time(make_run: MakeRun) -> None:

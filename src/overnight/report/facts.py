@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from overnight.report.run_data import Json, RunData
+from overnight.report.run_data import RunData
 
 END_MOVED = ("train.steps", "recipe.train.steps", "steps")  # names of the decision that moves a run's end
 
@@ -95,9 +95,8 @@ def not_numbers(run: RunData) -> str:
 
 
 def tokenizer(run: RunData) -> str:
-    """The name of the tokenizer, empty where neither the dataset nor the run tells."""
-    latest: Json = run.attempts[-1] if run.attempts else {}
-    found = dig(run.manifest, "tokenizer", "name") or dig(latest, "dataset", "tokenizer")
+    """The name of the tokenizer, empty where neither the run nor its dataset tells."""
+    found = dig(run.config, "recipe", "data", "tokenizer") or dig(run.manifest, "tokenizer", "name")
     return found if isinstance(found, str) else ""
 
 

@@ -140,7 +140,9 @@ def _metrics(path: Path, attempts: list[Json], problems: list[str]) -> tuple[dic
             last = line
         time = line.get("time")
         time = time if isinstance(time, dict) else {}
-        clock.add(step, _number(line.get("tokens")), _number(time.get("seconds")))
+        # an evaluation's seconds are its own length: it happened when the training line before it ended
+        seconds = _number(time.get("seconds")) if kind == "train" else None
+        clock.add(step, _number(line.get("tokens")), seconds)
         measured = columns[kind]
         for name, value in _measured(line, time):
             if name not in measured:
@@ -189,18 +191,18 @@ class _ClockReader:
         self.step, self.tokens, self.seconds = array("d"), array("d"), array("d")
 
     def add(self, step: float, tokens: float | None, seconds: float | None) -> None:
-        seconds = seconds if seconds is not None and 0 <= seconds < LARGEST else self.longest
+        told = seconds if seconds is not None and 0 <= seconds < LARGEST else None
         attempt = max(0, bisect_left(self.starts, step) - 1)
-        # Where attempts.jsonl is missing, a clock that jumps back tells. Far back only: an evaluation's line
-        # may be written before the training line of the same step, whose time is a little earlier.
-        restarted = attempt > self.attempt if self.starts else seconds < self.longest / 2
+        # where attempts.jsonl is missing, a clock that jumps back tells
+        restarted = attempt > self.attempt if self.starts else told is not None and told < self.longest
         if restarted:
             self.before += self.longest
             self.attempt, self.longest = attempt, 0.0
-        self.longest = max(self.longest, seconds)
+        now = self.longest if told is None else told
+        self.longest = max(self.longest, now)
         self.step.append(step)
         self.tokens.append(tokens if tokens is not None and 0 <= tokens < LARGEST else math.nan)
-        self.seconds.append(self.before + seconds)
+        self.seconds.append(self.before + now)
 
     def done(self) -> Clock:
         step, tokens, seconds = _by_step(np.array(self.step), np.array(self.tokens), np.array(self.seconds))

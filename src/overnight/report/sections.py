@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -169,6 +170,8 @@ def _items(value: Any) -> list[tuple[str, Any]]:
 
 
 def _amount(value: Any) -> str:
+    if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value):
+        return value[:16] + "…"  # enough of a hash to tell it from others
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else number(value)
 
 
@@ -186,13 +189,12 @@ def attempts(runs: Sequence[RunData]) -> Html:
             now = dict(_flat({group: attempt.get(group) for group in ("machine", "observe")}))
             changes = [f"{name} {number(value)}" for name, value in now.items() if before and before.get(name) != value]
             command = attempt.get("command")
-            words = " ".join(map(str, command)) if isinstance(command, list) else command
             versions = attempt.get("versions")
             told = ", ".join(f"{name} {number(value)}" for name, value in _items(versions)) or versions
             rows.append([
                 run.name, attempt.get("attempt"), _step(attempt), moment(dig(attempt, "time", "now")),
                 attempt.get("device"), attempt.get("world_size"), attempt.get("host"), told, ", ".join(changes),
-                _code(words),
+                _command(command),
             ])  # fmt: skip
             before = now
     columns = [
@@ -228,6 +230,13 @@ def _by_run(columns: Sequence[str], rows: Sequence[Sequence[object]], runs: Sequ
 def _step(line: Json) -> str:
     step = line.get("step")
     return f"{step:,}" if isinstance(step, int) else short(step) if isinstance(step, float) else DASH
+
+
+def _command(words: Any) -> Html:
+    """A command line that breaks between its arguments, not at the dashes in them."""
+    parts = words if isinstance(words, list) else [words] if words else []
+    spans = join((Html(f"<span>{escape(part)}</span>") for part in parts), " ")
+    return Html(f"<code>{spans}</code>") if parts else Html("")
 
 
 def _code(words: object) -> Html:
