@@ -126,8 +126,9 @@ class RunFolder:
         ):
             raise UserError(f"{path} exists and is not a run folder; choose another with --out")
         path.mkdir(parents=True, exist_ok=True)
-        (path / "checkpoints").mkdir(exist_ok=True)
+        # first of all, so that a folder in which creation was interrupted is still empty or already a run
         write_json(path / "config.json", configuration.to_dict(config))
+        (path / "checkpoints").mkdir()
         return cls(path)
 
     def config(self) -> Config:
