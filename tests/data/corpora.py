@@ -27,9 +27,8 @@ from overnight.tokenizers.gpt2 import GPT2Tokenizer
 
 END = 50256
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
-WORDS = "the of and a in to is was model's café naïve 12 3,000 Straße 東京 данные 🙂 end\n \n\n \t don't <|endoftext|> x=1;".split(
-    " "
-)
+WORDS = ["the", "of", "and", "a", "in", "to", "is", "was", "model's", "café", "naïve", "12", "3,000", "Straße", "東京"]
+WORDS += ["данные", "🙂", "end\n", "\n\n", "\t", "don't", "<|endoftext|>", "x=1;"]
 
 
 @functools.cache

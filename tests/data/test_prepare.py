@@ -31,7 +31,7 @@ def made(out: Path, source: Any, **options: Any) -> Path:
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl", "txt"])
 def test_ids_are_tiktokens(tmp_path: Path, kind: str) -> None:
-    given_texts = {row: text for row, text in enumerate(CORPUS)}
+    given_texts = dict(enumerate(CORPUS))
     if kind == "txt":
         for row, text in given_texts.items():
             (tmp_path / f"{row}.txt").write_text(text, encoding="utf-8", newline="")

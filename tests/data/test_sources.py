@@ -84,9 +84,9 @@ def test_loops_of_links_end(tmp_path: Path) -> None:
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "a/b/c.txt").write_text("text")
     for name in ("up", "self", "again"):
-        os.symlink(tmp_path / "a", tmp_path / "a/b" / name, target_is_directory=True)
-    os.symlink(tmp_path / "a/b/c.txt", tmp_path / "a/link.txt")
-    os.symlink(tmp_path / "nowhere", tmp_path / "a/dangling.txt")
+        (tmp_path / "a/b" / name).symlink_to(tmp_path / "a", target_is_directory=True)
+    (tmp_path / "a/link.txt").symlink_to(tmp_path / "a/b/c.txt")
+    (tmp_path / "a/dangling.txt").symlink_to(tmp_path / "nowhere")
     assert FilesSource([str(tmp_path / "a")]).files == ["b/c.txt", "link.txt"]
     assert FilesSource([str(tmp_path / "a/**/*.txt")]).files == ["b/c.txt", "link.txt"]
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from overnight.data.shards import Batch, SplitWriter
@@ -69,16 +71,15 @@ def merge_bins(
             batches = [batch for spill in spills for batch in spill.batches(number)]
             if not batches:
                 continue
-            table = pa.Table.from_batches(batches).combine_chunks()
-            key, key2 = table["key"].to_numpy(), table["key2"].to_numpy()
-            # equal texts stay in source order: the sort is stable
-            table = table.take(pa.array(np.lexsort((key2, key)))).combine_chunks()
+            found = _Gathered.of(batches)
+            key, key2 = (np.concatenate([batch[name].to_numpy() for batch in batches]) for name in ("key", "key2"))
+            order = np.lexsort((key2, key))  # stable: equal texts stay in source order
             boundary = int((key < threshold).sum())
             if boundary:
-                _write_capped(val, _assembled(table.slice(0, boundary), output), output, left_out)
-            if boundary < len(table):
-                train.write(_assembled(table.slice(boundary), output))
-            tick(len(table["tokens"].chunk(0).values))
+                _write_capped(val, found.batch(output, order[:boundary]), output, left_out)
+            if boundary < len(order):
+                train.write(found.batch(output, order[boundary:]))
+            tick(sum(map(len, found.ids)))
         return {"train": train.close(), "val": val.close()}, left_out
     except BaseException:
         train.abandon()
@@ -109,34 +110,55 @@ def _ordered(spills: Sequence[Spill], output: Output) -> Iterator[Batch]:
     file = ""
     for spill in spills:
         for batch in spill.batches():
-            table = pa.Table.from_batches([batch])
-            files = table["file"].to_pylist()
+            found = _Gathered.of([batch])
             # a piece whose predecessor was left out starts a document, and so does whatever comes first
-            new = np.array([own != before for own, before in zip(files, [file, *files], strict=False)])
-            file = files[-1]
-            yield _assembled(table, output, new | ~np.array(table["continues"].to_pylist()))
+            new = np.array([own != before for own, before in zip(found.files, [file, *found.files], strict=False)])
+            file = found.files[-1]
+            yield found.batch(output, np.arange(len(new)), new | ~np.array(batch["continues"].to_pylist()))
 
 
-def _assembled(table: pa.Table, output: Output, begins: Any = None) -> Batch:
-    """A table of documents as one batch; `begins` marks the rows that start a document: without it, all."""
-    column = table["tokens"].combine_chunks()
-    column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
-    tokens, offsets = list_tokens(column)
-    sizes, rows = table["bytes"].to_numpy(), table["row"].to_numpy()
-    files = table["file"].to_pylist()
-    carried = 0
-    if begins is None:
-        begins = np.ones(len(table), bool)
-    first = np.flatnonzero(begins)
-    starts = offsets[:-1][first]
-    if len(first) < len(table):
-        carried = int(sizes[: first[0] if len(first) else None].sum())
-        sizes = np.add.reduceat(sizes, first) if len(first) else sizes[:0]
-        files, rows = [files[row] for row in first], rows[first]
-    if output.tokenizer.end_of_text is not None:
-        tokens = np.insert(tokens, starts, output.tokenizer.end_of_text)
-        starts = starts + np.arange(len(starts))
-    return Batch(tokens, starts.astype(np.int64), files, rows, sizes, carried)
+@dataclass(frozen=True)
+class _Gathered:
+    """The documents of record batches, not copied yet."""
+
+    ids: list[npt.NDArray[Any]]
+    files: list[str]
+    rows: npt.NDArray[np.int64]
+    bytes: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, batches: Sequence[pa.RecordBatch]) -> _Gathered:
+        ids: list[npt.NDArray[Any]] = []
+        for batch in batches:
+            tokens, offsets = list_tokens(batch["tokens"])
+            ids += [tokens[start:stop] for start, stop in pairwise(offsets.tolist())]
+        return cls(
+            ids,
+            [file for batch in batches for file in batch["file"].to_pylist()],
+            np.concatenate([batch["row"].to_numpy() for batch in batches]),
+            np.concatenate([batch["bytes"].to_numpy() for batch in batches]),
+        )
+
+    def batch(self, output: Output, order: npt.NDArray[np.int64], begins: npt.NDArray[np.bool_] | None = None) -> Batch:
+        """These rows end to end; `begins` marks those that start a document: without it, all."""
+        end = output.tokenizer.end_of_text
+        first = np.arange(len(order)) if begins is None else np.flatnonzero(begins)
+        mark, none = np.array([end or 0], output.dtype), np.zeros(0, output.dtype)
+        before = [none] * len(order)
+        for row in first.tolist() if end is not None else []:
+            before[row] = mark
+        pieces = [
+            piece for marker, row in zip(before, order.tolist(), strict=True) for piece in (marker, self.ids[row])
+        ]
+        starts = np.cumsum([0, *map(len, pieces)])[2 * first]
+        sizes, carried = self.bytes[order], 0
+        if len(first) < len(order):
+            carried = int(sizes[: first[0] if len(first) else None].sum())
+            sizes = np.add.reduceat(sizes, first) if len(first) else sizes[:0]
+        chosen = order[first]
+        return Batch(
+            np.concatenate(pieces), starts, [self.files[row] for row in chosen], self.rows[chosen], sizes, carried
+        )
 
 
 def _write_capped(writer: SplitWriter, batch: Batch, output: Output, left_out: LeftOut) -> None:

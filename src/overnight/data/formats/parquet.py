@@ -14,7 +14,7 @@ from overnight.data.formats import stamp
 from overnight.data.sources import Bad, Document, Span
 
 ROWS = 128  # decoded at a time
-SMALLEST = 2**21  # bytes of text for which a row group is not divided: each range of it decodes what lies before
+SMALLEST = 2**22  # bytes of text for which a row group is not divided: each range of it decodes most of it
 RANGES = 8  # a row group is divided into no more
 
 
