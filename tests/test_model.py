@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,15 @@ from overnight.model import GPT, Cache, initialise, load_weights, weights
 
 TINY = ModelConfig(n_layer=3, n_head=2, n_embd=8, vocab_size=50)
 SIZES = {"small": (12, 12), "medium": (24, 16), "large": (36, 20), "xl": (48, 25)}  # layers and heads of GPT-2's four
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Tiny models on several threads only wait for one another, above all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def randomise(model: nn.Module, n_layer: int) -> None:

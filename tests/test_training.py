@@ -50,6 +50,15 @@ TINY = Recipe(
 )
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Tiny models on several threads only wait for one another, above all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def write_shards(folder: Path, ids: np.ndarray, pieces: int) -> list[Path]:
     folder.mkdir(exist_ok=True)
     paths = []
@@ -172,14 +181,6 @@ def plain_loop(
     return losses, {name: value.detach() for name, value in p.items()}
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def compare(folder: Path, recipe: Recipe, micro_batch: int, tokens: int) -> tuple[Training, dict[str, Tensor]]:
     """Trains by `train_step` and by `plain_loop`: returns what the first became, and the weights of the second."""
     training = build(folder, recipe, micro_batch, tokens)
@@ -192,7 +193,7 @@ def compare(folder: Path, recipe: Recipe, micro_batch: int, tokens: int) -> tupl
     return training, expected
 
 
-def test_100_steps_equal_an_independent_loop(tmp_path: Path, one_thread: None) -> None:
+def test_100_steps_equal_an_independent_loop(tmp_path: Path) -> None:
     recipe = Recipe(
         model=ModelConfig(n_layer=4, n_head=4, n_embd=128, bias=False),
         data=DataConfig(sequence_length=128, order="sequential"),

@@ -284,6 +284,8 @@ def validate(config: Config) -> None:
     recipe = config.recipe
     model, data, optim, train = recipe.model, recipe.data, recipe.optim, recipe.train
     for name, value in _numbers(config):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{name} is {value}: it must be a finite number")
         if value < 0 or (value == 0 and name in POSITIVE):
             raise UserError(f"{name} is {value}: it must be {'above 0' if name in POSITIVE else '0 or more'}")
     if model.n_embd % model.n_head:
