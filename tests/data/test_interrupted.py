@@ -234,6 +234,28 @@ def test_too_little_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         prepare(ListSource(texts(40)), tmp_path / "out")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("suffix", [".arrow", ".npy", ".docs.parquet"])
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    original = Path.open
+
+    def full(path: Path, mode: str = "r", **more: Any) -> Any:
+        if path.name.endswith(suffix) and "w" in mode:
+            return original(Path("/dev/full"), mode, **more)
+        return original(path, mode, **more)
+
+    source = ListSource(texts(400), per_part=100)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(
+            UserError, match=f"the disk of {tmp_path}/out is full; make room, and the same command goes on"
+        ):
+            prepare(source, tmp_path / "out", PrepareOptions(workers=1))
+    prepare(source, tmp_path / "out", PrepareOptions(workers=1))
+    prepare(source, tmp_path / "expected", PrepareOptions(workers=1))
+    assert contents(tmp_path / "out") == contents(tmp_path / "expected")
+
+
 def test_progress_names_rate_and_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import subprocess
+import sys
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -9,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from corpora import END, ListSource, contents, documents, oracle, stream, texts, write_jsonl, write_parquet
+from corpora import END, ListSource, contents, documents, environment, oracle, stream, texts, write_jsonl, write_parquet
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from overnight.data import plan, spill
 from overnight.data.dataset import Manifest
 from overnight.data.plan import default_fraction
 from overnight.data.prepare import PrepareOptions, prepare
@@ -66,6 +70,31 @@ def test_shards_are_one_stream(tmp_path: Path) -> None:
         assert {shard["tokens"] for shard in shards[:-1]} <= {100} and 0 < shards[-1]["tokens"] <= 100
         assert np.array_equal(stream(whole, split), stream(cut, split))
     assert documents(cut) == documents(whole)
+
+
+def test_bins_are_a_matter_of_memory_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = made(tmp_path / "one", ListSource(CORPUS))
+    monkeypatch.setattr(plan, "BIN_BYTES", 1000)
+    monkeypatch.setattr(spill, "FLUSH_TOKENS", 200)
+    many = made(tmp_path / "many", ListSource(CORPUS, per_part=9))
+    assert contents(one) == contents(many)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_memory_does_not_depend_on_the_file(tmp_path: Path, suffix: str) -> None:
+    """200 MB of text, 400 MB of ids: no process holds more than a piece or a bin of either."""
+    block = "".join(texts(1000)).encode() + b"\n"
+    path = tmp_path / f"large.txt{suffix}"
+    path.write_bytes((gzip.compress(block) if suffix else block) * (200_000_000 // len(block)))
+    code = (
+        "import resource, sys; from overnight.data.prepare import *; from overnight.data.sources import open_source\n"
+        "prepare(open_source('files', sys.argv[1:2]), sys.argv[2], PrepareOptions(tokenizer='bytes', workers=2))\n"
+        "for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN): print(resource.getrusage(who).ru_maxrss // 1000)"
+    )
+    command = [sys.executable, "-c", code, str(path), str(tmp_path / "out")]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    megabytes = [int(number) for number in done.stdout.split()]
+    assert max(megabytes) < 450, megabytes
 
 
 def test_order_is_shuffled_by_the_seed(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -66,7 +67,8 @@ class SplitWriter:
         while done < len(batch.tokens):
             shard = self.shard = self.shard or self._open()
             count = min(len(batch.tokens) - done, self.shard_tokens - shard.entry["tokens"])
-            batch.tokens[done : done + count].astype(self.dtype, copy=False).tofile(shard.file)
+            # not numpy's tofile: on a full disk it does not say so
+            shard.file.write(np.ascontiguousarray(batch.tokens[done : done + count], self.dtype).data)
             last = int(np.searchsorted(batch.starts, done + count))
             if last > first:
                 shard.starts.append(batch.starts[first:last] - done + self.position)
@@ -90,7 +92,8 @@ class SplitWriter:
     def abandon(self) -> None:
         """Stops in the middle: the next merge removes what lies about."""
         if self.shard is not None:
-            self.shard.file.close()
+            with contextlib.suppress(OSError):
+                self.shard.file.close()
 
     def _open(self) -> _Shard:
         name = f"{self.split}_{len(self.entries):06d}"

@@ -7,6 +7,7 @@ is done, and what is in it. Both are written aside and renamed, so that a kill l
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -137,8 +138,9 @@ class SpillWriter:
 
     def abandon(self) -> None:
         """Removes what was written so far."""
-        self.file.close()
-        self.aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.file.close()
+            self.aside.unlink(missing_ok=True)
 
     def _flush(self) -> None:
         bins: dict[int, list[Tokenized]] = {}
