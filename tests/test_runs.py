@@ -283,6 +283,28 @@ def test_killed_at_any_moment_of_its_creation_the_same_command_goes_on(tmp_path:
     assert 0 < created < operations
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_killed_at_any_moment_of_its_opening_a_run_still_gets_its_tokenizer(tmp_path: Path) -> None:
+    from overnight.data.dataset import Manifest
+    from overnight.session import open_run
+
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "tokenizer.json").write_text('{"the": "dataset\'s"}')
+    tokenizer = {"name": "chars", "vocab_size": 65, "end_of_text": None, "file": "tokenizer.json", "sha256": "0"}
+    manifest = Manifest(tmp_path / "data", tokenizer, "uint16", {}, [], {}, {}, "f")
+    operations = die_at(0, lambda: open_run(Config(), manifest, tmp_path / "counted"))
+    half = 0
+    for fatal in range(1, operations + 1):
+        out = tmp_path / str(fatal)
+        die_at(fatal, lambda out=out: open_run(Config(), manifest, out))
+        half += (out / "config.json").exists() and not (out / "tokenizer.json").exists()
+        folder, config = open_run(Config(), manifest, out)
+        assert folder.config() == config
+        assert config.recipe.model.vocab_size == 65
+        assert (out / "tokenizer.json").read_text() == '{"the": "dataset\'s"}'
+    assert half  # it was killed between the two files
+
+
 def test_what_is_not_a_run_is_not_opened(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a run folder"):
         RunFolder.open(tmp_path)

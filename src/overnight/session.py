@@ -36,8 +36,7 @@ def open_run(config: Config, manifest: Manifest, out: Path) -> tuple[RunFolder, 
     if not (out / "config.json").exists():
         config = configuration.resolve(_inherit(config), *tokenizer)
         folder = RunFolder.create(out, config)
-        if manifest.tokenizer["file"]:
-            write_atomic(out / "tokenizer.json", (manifest.folder / manifest.tokenizer["file"]).read_bytes())
+        _copy_tokenizer(folder, manifest)
         return folder, config
     folder = RunFolder.open(out)
     frozen = folder.config()
@@ -47,6 +46,7 @@ def open_run(config: Config, manifest: Manifest, out: Path) -> tuple[RunFolder, 
     config = configuration.resolve(config, *tokenizer)
     _refuse_differences(folder, frozen, config)
     _refuse_other_dataset(folder, manifest)
+    _copy_tokenizer(folder, manifest)
     steps = _more_steps(folder, frozen, config)
     merged = dataclasses.replace(config, preset=frozen.preset, recipe=frozen.recipe)
     if steps is not None:
@@ -121,6 +121,13 @@ def dataset_of(out: Path) -> Path | None:
     attempts = read_lines(out / "attempts.jsonl")
     path = Path(attempts[-1]["dataset"]["path"]) if attempts else None
     return path if path is not None and path.is_dir() else None
+
+
+def _copy_tokenizer(folder: RunFolder, manifest: Manifest) -> None:
+    """The run's own copy of the dataset's tokenizer.json; also where a run was killed before it had one."""
+    file, own = manifest.tokenizer["file"], folder.path / "tokenizer.json"
+    if file and not own.exists():
+        write_atomic(own, (manifest.folder / file).read_bytes())
 
 
 def _inherit(config: Config) -> Config:
