@@ -179,7 +179,7 @@ def test_half_a_surrogate_pair_becomes_a_replacement_character(tmp_path: Path) -
     "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
 )
 def test_parquet_types_and_ranges(tmp_path: Path, kind: pa.DataType) -> None:
-    many = texts(700, words=1500)
+    many = texts(700, words=4000)
     table = pa.table(
         {"id": range(700), "text": pa.array(many).cast(kind) if kind != pa.string_view() else pa.array(many, kind)}
     )
