@@ -100,8 +100,6 @@ class TrainConfig:
     """Training tokens, instead of steps (rounded up to whole steps)."""
     tokens_per_step: int = 524_288
     """Tokens of the global batch, whatever the number of processes and the micro-batch."""
-    overfit: int = 0
-    """Train on the first N batches only, again and again: the classic check. 0: off."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +110,8 @@ class Recipe:
     """Seed of initial weights, data order and dropout."""
     init_from: str | None = None
     """Start from the weights of another run's folder instead of random ones."""
+    overfit: int = 0
+    """Train on the first N batches only, again and again: the classic check. 0: off."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

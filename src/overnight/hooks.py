@@ -44,7 +44,7 @@ class Validation:
             )
         training.val_loss[training.step] = loss.mean
         fields = {"val_loss": loss.mean, "val_tokens": loss.tokens, "val_bits_per_byte": loss.bits_per_byte}
-        training.record("eval", training.step, fields, {"seconds": round(time.perf_counter() - begin, 3)})
+        training.record("eval", training.step, fields, {"took": round(time.perf_counter() - begin, 3)})
         training.console.line(
             f"step {training.step}: validation loss {loss.mean:.4f} ({loss.bits_per_byte:.3f} bits per byte, "
             f"{loss.tokens:,} tokens)"

@@ -90,7 +90,7 @@ def train_step(training: Training, index: int, micro_batch: int) -> tuple[Tensor
     the device.
     """
     recipe, device = training.config.recipe, training.device
-    batch = index % recipe.train.overfit if recipe.train.overfit else index
+    batch = index % recipe.overfit if recipe.overfit else index
     numbers = training.dataset.sequences(batch, training.sequences_per_step)
     if recipe.model.dropout:
         torch.manual_seed(hash64(recipe.seed, index, training.world.rank))

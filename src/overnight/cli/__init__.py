@@ -49,23 +49,26 @@ def run(arguments: Sequence[str]) -> int:
     return int(importlib.import_module(f"overnight.cli.{name}").main(rest) or 0)
 
 
-def main() -> None:
-    """Entry point of the console script: a user's mistake is one line on stderr and exit code 2."""
-    arguments = sys.argv[1:]
+def guarded(arguments: Sequence[str]) -> int:
+    """`run`, with a user's mistake as one line on stderr and exit code 2."""
     debug = "--debug" in arguments
     try:
-        code = run([argument for argument in arguments if argument != "--debug"])
+        return run([argument for argument in arguments if argument != "--debug"])
     except UserError as error:
         if debug:
             raise
         print(f"overnight: {error}", file=sys.stderr)
-        code = 2
+        return 2
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has gone
-        sys.stderr.close()
-        code = 1
+        sys.stdout = None  # what is still buffered has nowhere to go
+        return 1
     except KeyboardInterrupt:
         if debug:
             raise
         print("overnight: interrupted", file=sys.stderr)
-        code = 130
-    sys.exit(code)
+        return 130
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(guarded(sys.argv[1:]))
