@@ -232,26 +232,41 @@ def test_death_at_every_operation_of_a_whole_file_leaves_the_old_or_the_new(tmp_
     assert found == {'{\n  "old": 1\n}\n', '{\n  "new": 1\n}\n'}
 
 
-def test_everything_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    happened: list[str] = []
-    fsync, rename = os.fsync, os.rename
-
-    def watched_fsync(handle: int) -> None:
-        happened.append(Path(f"/proc/self/fd/{handle}").readlink().name)
-        fsync(handle)
-
-    def watched_rename(source: Any, target: Any, **options: Any) -> None:
-        happened.append(f"rename {Path(target).name}")
-        rename(source, target, **options)
-
+@pytest.fixture
+def happened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was synced to the disk, and what was renamed to what, in order."""
     if not Path("/proc/self/fd").exists():
         pytest.skip("needs /proc")
+    events: list[str] = []
+    fsync, rename, replace = os.fsync, os.rename, os.replace
+
+    def watched_fsync(handle: int) -> None:
+        events.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+        fsync(handle)
+
+    def watched(move: Callable[..., None]) -> Callable[..., None]:
+        def moved(source: Any, target: Any, **options: Any) -> None:
+            events.append(f"named {Path(target).name}")
+            move(source, target, **options)
+
+        return moved
+
     monkeypatch.setattr(os, "fsync", watched_fsync)
-    monkeypatch.setattr(os, "rename", watched_rename)
+    monkeypatch.setattr(os, "rename", watched(rename))
+    monkeypatch.setattr(os, "replace", watched(replace))
+    return events
+
+
+def test_everything_of_a_checkpoint_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, happened: list[str]) -> None:
     write(tmp_path, 3)
-    named = happened.index("rename step_00000003")
+    named = happened.index("named step_00000003")
     assert {*FILES, "state.json", f"{PARTIAL}step_00000003"} <= set(happened[:named])
     assert happened[named + 1 :] == [tmp_path.name]
+
+
+def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, happened: list[str]) -> None:
+    write_atomic(tmp_path / "a", "content")
+    assert happened == [f"{PARTIAL}a", "named a", tmp_path.name]
 
 
 # ---- a full disk
