@@ -277,7 +277,7 @@ def test_dropout_is_a_function_of_the_step(tmp_path: Path) -> None:
 
 
 def test_overfit_sees_its_batches_again_and_again(tmp_path: Path) -> None:
-    recipe = replace(TINY, train=replace(TINY.train, steps=60, overfit=2))
+    recipe = replace(TINY, overfit=2, train=replace(TINY.train, steps=60))
     training = build(tmp_path, recipe, 8)
     asked = []
     real = training.dataset.tokens

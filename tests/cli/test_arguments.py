@@ -151,7 +151,7 @@ def test_flags_lists_what_parse_takes() -> None:
 BINDING = [
     "--train.steps", "--train.tokens", "--train.tokens-per-step", "--checkpoint.every", "--eval.every",
     "--sample.every", "--log.every", "--model.n-layer", "--model.n-embd", "--data.sequence-length", "--optim.lr",
-    "--precision", "--device", "--compile", "--micro-batch", "--seed",
+    "--precision", "--device", "--compile", "--micro-batch", "--seed", "--overfit",
 ]  # fmt: skip
 
 
@@ -166,7 +166,7 @@ def test_the_training_flags_have_the_names_that_bind() -> None:
     assert isinstance(observe, Observe)
     assert (recipe.train.steps, recipe.train.tokens, recipe.train.tokens_per_step) == (7, 7, 7)
     assert (recipe.model.n_layer, recipe.model.n_embd, recipe.data.sequence_length) == (7, 7, 7)
-    assert (recipe.optim.lr, recipe.seed) == (0.5, 7)
+    assert (recipe.optim.lr, recipe.seed, recipe.overfit) == (0.5, 7, 7)
     assert (machine.precision, machine.device, machine.compile, machine.micro_batch) == ("bf16", "cpu", "off", 7)
     every = (observe.checkpoint.every, observe.eval.every, observe.sample.every, observe.log.every)
     assert every == (7, 7, 7, 7)
