@@ -255,7 +255,7 @@ def test_options_that_make_no_sense(options: dict[str, Any]) -> None:
         PrepareOptions(**options)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     some=st.lists(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=60), min_size=1, max_size=40),
     per_part=st.integers(1, 9),

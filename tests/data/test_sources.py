@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
-import http.server
 import json
 import os
-import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from corpora import contents, documents, overnight, texts, write_jsonl, write_parquet
+from corpora import contents, documents, texts, write_jsonl
 
-from overnight.data.dataset import Manifest
 from overnight.data.formats import compression
-from overnight.data.prepare import PrepareOptions, prepare
-from overnight.data.sources import Bad, Document, Source, open_source, shakespeare
+from overnight.data.prepare import prepare
+from overnight.data.sources import Bad, Document, Source, open_source
 from overnight.data.sources.files import FilesSource
 from overnight.errors import UserError
 
@@ -197,171 +192,12 @@ def test_size_of_compressed_files_is_known_without_reading_them(tmp_path: Path) 
         assert compression.expected_size(path) == 25
 
 
-# -- what is refused: one line with the file and the place, or skipped and counted
-
-
-def bad_column(path: Path) -> None:
-    pq.write_table(pa.table({"id": [1], "body": ["x"]}), path)
-
-
-def number_column(path: Path) -> None:
-    pq.write_table(pa.table({"text": [1, 2]}), path)
-
-
-def not_utf8_column(path: Path) -> None:
-    column = pa.array([b"fine", b"not \xff fine"], pa.binary())
-    pq.write_table(pa.table({"text": pa.Array.from_buffers(pa.string(), 2, column.buffers())}), path)
-
-
-def broken_pages(path: Path) -> None:
-    write_parquet(path, texts(400), rows_per_group=400)
-    content = bytearray(path.read_bytes())
-    content[200:5000] = bytes(4800)
-    path.write_bytes(content)
-
-
-def raw(content: bytes) -> Callable[[Path], object]:
-    return lambda path: path.write_bytes(content)
-
-
-ROWS = b'{"text": "fine"}\n' * 3
-BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
-    "invalid UTF-8": ("bad.txt", raw(b"hello \xff"), r"bad.txt: not UTF-8 at byte 6"),
-    "invalid UTF-8 after a BOM": ("bad.txt", raw(b"\xef\xbb\xbfhello \xff"), r"bad.txt: not UTF-8 at byte 9"),
-    "empty": ("bad.txt", raw(b""), "bad.txt: the file is empty"),
-    "empty but for a BOM": ("bad.txt", raw(b"\xef\xbb\xbf"), "bad.txt: the file is empty"),
-    "empty gzip": ("bad.txt.gz", raw(gzip.compress(b"")), "bad.txt.gz: the file is empty"),
-    "empty jsonl": ("bad.jsonl", raw(b""), "bad.jsonl: the file is empty"),
-    "blank jsonl": ("bad.jsonl", raw(b"\n\n"), "bad.jsonl: the file is empty"),
-    "empty parquet": ("bad.parquet", raw(b""), "bad.parquet: the file is empty"),
-    "no rows": ("bad.parquet", lambda path: write_parquet(path, []), "bad.parquet: the file has no rows"),
-    "not parquet": ("bad.parquet", raw(b"PAR1 nonsense PAR1"), "bad.parquet: not a parquet file"),
-    "no such column": ("bad.parquet", bad_column, "bad.parquet: no column 'text'; its columns: id, body"),
-    "a column of numbers": ("bad.parquet", number_column, "bad.parquet: the column 'text' is not text but int64"),
-    "a null": ("bad.parquet", lambda path: write_parquet(path, ["a", None]), "bad.parquet: row 1: .* holds nothing"),
-    "a row that is not UTF-8": ("bad.parquet", not_utf8_column, "bad.parquet: row 1: not UTF-8 at its byte 4"),
-    "broken pages": ("bad.parquet", broken_pages, "bad.parquet: the parquet data is broken after row 0"),
-    "not JSON": ("bad.jsonl", raw(ROWS + b'{"text": '), r"bad.jsonl: row 3 \(line 4\): not JSON"),
-    "deep JSON": ("bad.jsonl", raw(ROWS + b"[" * 10**6), r"bad.jsonl: row 3 \(line 4\): not JSON"),
-    "not an object": ("bad.jsonl", raw(ROWS + b"[1]"), r"bad.jsonl: row 3 \(line 4\): not a JSON object but a list"),
-    "no such field": ("bad.jsonl", raw(b'{"body": "x"}'), r"row 0 \(line 1\): no field 'text'; its fields: body"),
-    "not text": (
-        "bad.jsonl",
-        raw(ROWS + b'{"text": null}'),
-        r"row 3 \(line 4\): the field 'text' is not text but null",
-    ),
-    "line not UTF-8": ("bad.jsonl", raw(ROWS + b'{"text": "\xff"}'), r"row 3 \(line 4\): not UTF-8 at its byte 10"),
-    "truncated gzip": ("bad.jsonl.gz", raw(gzip.compress(ROWS * 9)[:-9]), r"bad.jsonl.gz: .*ends too early"),
-    "truncated text gzip": ("bad.txt.gz", raw(gzip.compress(ROWS * 9)[:-9]), r"bad.txt.gz: .*ends too early"),
-    "not gzip": ("bad.txt.gz", raw(b"hello, this is no gzip"), r"bad.txt.gz: .*gzip data is broken"),
-    "truncated zstd": ("bad.txt.zst", raw(zstandard.compress(ROWS * 99)[:-9]), r"bad.txt.zst: .*ends too early"),
-    "not zstd": ("bad.txt.zst", raw(b"hello, this is no zstd"), r"bad.txt.zst: .*zstd data is broken"),
-}
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_broken_files(tmp_path: Path, name: str) -> None:
-    file, write, told = BROKEN[name]
-    folder = tmp_path / "in"
-    folder.mkdir()
-    write(folder / file)
-    write_jsonl(folder / "good.jsonl", GOOD)
-    with pytest.raises(UserError, match=told) as caught:
-        prepare(FilesSource([str(folder)]), tmp_path / "out", PrepareOptions(workers=1))
-    assert "\n" not in str(caught.value) and "--skip-bad" in str(caught.value)
-    manifest = prepare(FilesSource([str(folder)]), tmp_path / "out", PrepareOptions(workers=1, skip_bad=True))
-    assert manifest.sources[0]["skipped"] == 1
-    kept = {document.row for document in documents(tmp_path / "out") if document.file == "good.jsonl"}
-    assert len(kept) == len(GOOD)
-
-
-def test_a_missing_piece_does_not_join_what_surrounds_it(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes(b"first\n" * 5)
-    (tmp_path / "b.txt").write_bytes(b"\xff" * 80 + b"second\n" * 20)
-    source = FilesSource([str(tmp_path / "a.txt"), str(tmp_path / "b.txt")], piece_bytes=64)
-    prepare(source, tmp_path / "out", PrepareOptions(tokenizer="bytes", skip_bad=True, val_fraction=0.01))
-    found = documents(tmp_path / "out")
-    assert [document.file for document in found] == ["a.txt", "b.txt", "b.txt"]
-    assert found[0].text == b"first\n" * 5 and b"\xff" not in found[1].text
-
-
-def test_the_command_line_tells_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "bad.txt").write_bytes(b"hello \xff")
-    done = overnight("prepare", "files", tmp_path / "bad.txt", "--out", tmp_path / "out")
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr == ("overnight: bad.txt: not UTF-8 at byte 6; put it right, or leave it out with --skip-bad\n")
-
-
-def test_skipped_is_told_and_counted(tmp_path: Path) -> None:
-    (tmp_path / "bad.jsonl").write_bytes(b"{\n" * 5 + b"".join(json.dumps({"text": t}).encode() + b"\n" for t in GOOD))
-    done = overnight("prepare", "files", tmp_path / "bad.jsonl", "--out", tmp_path / "out", "--skip-bad")
-    assert done.returncode == 0, done.stderr
-    assert "skipped 5 that could not be read, such as:\n  bad.jsonl: row 0 (line 1): not JSON" in done.stdout
-    assert Manifest.read(tmp_path / "out").sources[0]["skipped"] == 5
-
-
-# -- tinyshakespeare
-
-
-@pytest.fixture
-def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, object]]:
-    """A server that gives `reply`; what it ought to give is a small text."""
-    reply: dict[str, object] = {"status": 200, "content": b"First Citizen:\n" * 100}
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            content = reply["content"]
-            assert isinstance(content, bytes)
-            self.send_response(int(str(reply["status"])))
-            self.send_header("Content-Length", str(reply.get("length", len(content))))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *arguments: object) -> None: ...
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv(shakespeare.URL_VARIABLE, f"http://127.0.0.1:{server.server_port}/input.txt")
-    monkeypatch.setattr(shakespeare, "SIZE", 1500)
-    monkeypatch.setattr(shakespeare, "SHA256", hashlib.sha256(b"First Citizen:\n" * 100).hexdigest())
-    yield reply
-    server.shutdown()
-    server.server_close()
-
-
-def test_shakespeare_is_downloaded_once(tmp_path: Path, mirror: dict[str, object]) -> None:
-    manifest = prepare(open_source("shakespeare"), tmp_path / "one", PrepareOptions(tokenizer="chars"))
-    assert [manifest.splits[split]["tokens"] for split in ("train", "val")] == [1350, 150]
-    mirror["status"] = 500
-    assert prepare(open_source("shakespeare"), tmp_path / "two", PrepareOptions(tokenizer="chars")) is not None
-    mirror["status"] = 200
-    (tmp_path / "cache/overnight/tinyshakespeare.txt").write_text("spoiled")
-    assert read_texts(open_source("shakespeare")) == ["First Citizen:\n" * 100]
-
-
-@pytest.mark.parametrize(
-    ("reply", "told"),
-    [
-        ({"status": 404}, "answers 404"),
-        ({"status": 503}, "answers 503"),
-        ({"content": b"<html>an error page</html>"}, r"something else than tinyshakespeare \(26 bytes"),
-        ({"content": b"Second Citizen:" * 100}, "something else than tinyshakespeare"),
-        ({"content": b"First Citizen:\n" * 50, "length": 1500}, "something else|cannot be downloaded"),
-    ],
-)
-def test_a_bad_download_is_not_kept(
-    tmp_path: Path, mirror: dict[str, object], reply: dict[str, object], told: str
-) -> None:
-    mirror |= reply
-    with pytest.raises(UserError, match=told) as caught:
-        prepare(open_source("shakespeare"), tmp_path / "out")
-    assert "overnight prepare files FILE" in str(caught.value) and "\n" not in str(caught.value)
-    assert list(tmp_path.rglob("*.txt")) == [] and not (tmp_path / "out").exists()
-
-
-def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv(shakespeare.URL_VARIABLE, "http://127.0.0.1:9/input.txt")
-    with pytest.raises(UserError, match=r"cannot be downloaded .*refused.*overnight prepare files FILE"):
-        open_source("shakespeare").parts()
+def test_own_datasets_and_odd_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "a.jsonl", GOOD)
+    for _ in range(2):  # the second time, what the first wrote lies among the input
+        prepare(FilesSource(["."]), Path("out"))
+    assert FilesSource(["."]).files == ["a.jsonl"]
+    Path(os.fsdecode(b"caf\xe9.txt")).write_text("x")
+    with pytest.raises(UserError, match="not UTF-8; rename it"):
+        FilesSource(["."])

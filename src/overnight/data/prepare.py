@@ -60,6 +60,8 @@ def prepare(
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"the disk of {out} is full; make room, and the same command goes on") from None
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise UserError(f"{error.filename or out}: {error.strerror}; choose another folder for --out") from None
         raise
 
 

@@ -100,6 +100,11 @@ def _find(paths: list[str]) -> tuple[list[Path], int]:
                 found[path] = None
             else:
                 raise UserError(f"{path} is neither a file nor a folder")
+    for path in found:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{os.fsencode(path)!r}: the name of this file is not UTF-8; rename it") from None
     return list(found), passed_over
 
 
@@ -126,13 +131,27 @@ def _fits(file: PurePath, pattern: PurePath) -> bool:
     return file.match(str(pattern))
 
 
+def _is_dataset(folder: Path) -> bool:
+    """Whether a prepare has written or begun it: `prepare files . --out DIR` must not read what it writes."""
+    return (folder / ".work" / "plan.json").exists() or (
+        (folder / "manifest.json").exists() and any(folder.glob("*.docs.parquet"))
+    )
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(f"{error.filename} cannot be read: {error.strerror}")
+
+
 def _walk(folder: Path) -> Iterator[Path]:
-    """All files below a folder, sorted by path, but hidden ones. Links are followed, each folder is entered once."""
+    """All files below a folder, sorted by path, but hidden ones and datasets of ours.
+
+    Links are followed, each folder is entered once.
+    """
     seen: set[tuple[int, int]] = set()
     found = []
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
         status = Path(place).stat()
-        if (status.st_dev, status.st_ino) in seen:
+        if (status.st_dev, status.st_ino) in seen or _is_dataset(Path(place)):
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
