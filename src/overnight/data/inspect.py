@@ -53,7 +53,8 @@ def description(manifest: Manifest, samples: list[dict[str, Any]]) -> list[str]:
         lines += ["", "some documents"]
     for sample in samples:
         lines.append(f"  {sample['split']}: {sample['file']} row {sample['row']}, {sample['tokens']:,} tokens")
-        lines.append("    " + " ".join(sample["text"].split()))
+        text = " ".join(sample["text"].split())  # on one line, and without a stranger's terminal codes
+        lines.append("    " + "".join(character if character.isprintable() else "\ufffd" for character in text))
     return lines
 
 
