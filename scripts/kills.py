@@ -2,11 +2,12 @@
 
     python scripts/kills.py --kills 30
 
-A small run is trained once undisturbed. The same run is then killed with SIGKILL again and again, and each time continued by the
-same command; at the end its weights, optimizer state, metrics and samples (but for times) must be bit-identical. Half of the kills are
-aimed at a phase (a training step, the writing of a checkpoint's tensors, a rename, a metrics line, an evaluation) in turn, before,
-inside or after it; a metrics line is also torn in half. The other half come from outside at a random time. Each kill must hit a
-live run: the process must have ended by SIGKILL, before its last step. Exit code 0 only if all this holds.
+A small run is trained once undisturbed. The same run is then killed with SIGKILL again and again, and each time
+continued by the same command; at the end its weights, optimizer state, metrics and samples (but for times) must be
+bit-identical. Half of the kills are aimed at a phase (a training step, the writing of a checkpoint's tensors, a rename,
+a metrics line, an evaluation) in turn, before, inside or after it; a metrics line is also torn in half. The other half
+come from outside at a random time. Each kill must hit a live run: the process must have ended by SIGKILL, before its
+last step. Exit code 0 only if all this holds.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from typing import Any
 PHASES = ("step", "checkpoint write", "rename", "metrics line", "evaluation")
 STEPS = 48
 OPTIONS = [
-    *("demo", "--device", "cpu", "--precision", "fp32", "--train.steps", str(STEPS)),
+    *("demo", "--device", "cpu", "--threads", "1", "--precision", "fp32", "--train.steps", str(STEPS)),
     *("--model.n-layer", "2", "--model.n-embd", "32", "--model.n-head", "2", "--model.dropout", "0.1"),
     *("--data.sequence-length", "32", "--train.tokens-per-step", "384", "--micro-batch", "4"),
     *("--log.every", "1", "--eval.every", "5", "--eval.tokens", "4096", "--sample.every", "6"),
@@ -100,7 +101,12 @@ def aim_for(number: int, dice: random.Random) -> dict[str, Any]:
     moments = {"metrics line": ("before", "torn", "after"), "rename": ("before", "after")}
     moment = dice.choice(moments.get(phase, ("before", "inside", "after")))
     rare = phase in ("checkpoint write", "rename", "evaluation")
-    return {"phase": phase, "moment": moment, "count": dice.randint(1, 2 if rare else 9), "delay": dice.uniform(0, 0.01)}
+    return {
+        "phase": phase,
+        "moment": moment,
+        "count": dice.randint(1, 2 if rare else 9),
+        "delay": dice.uniform(0, 0.01),
+    }
 
 
 def start(arguments: list[str], where: Path, aim: dict[str, Any]) -> subprocess.Popen[bytes]:
@@ -178,7 +184,9 @@ def main() -> int:
                 arguments = [*OPTIONS, "--data", str(data), "--out", str(killed)]
         complete(arguments, where)
         report(expected, facts(killed), f"round {rounds + 1}")
-    print(f"{sum(hits.values())} kills hit a live run: " + ", ".join(f"{hits[phase]} {phase}" for phase in sorted(hits)))
+    print(
+        f"{sum(hits.values())} kills hit a live run: " + ", ".join(f"{hits[phase]} {phase}" for phase in sorted(hits))
+    )
     print(f"{finished} runs ended before their kill; bit-identical in every round")
     return 0
 

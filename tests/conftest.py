@@ -36,7 +36,10 @@ def overnight() -> Overnight:
             patch.setattr(sys, "stdin", io.StringIO(input))
             if cwd is not None:
                 patch.chdir(cwd)
-            code = cli.guarded(words)
+            try:
+                code = cli.guarded(words)
+            except SystemExit as stop:  # --help
+                code = int(stop.code or 0)
         done = subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done

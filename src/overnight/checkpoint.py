@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 from dataclasses import dataclass, field
@@ -16,6 +17,15 @@ from overnight.files import PARTIAL, folder_atomic, sha256, write_json
 from overnight.runs import read_json
 
 FORMAT, VERSION = "overnight-checkpoint", 1
+TYPES: dict[str, tuple[type, ...]] = {  # of the fields of state.json
+    "step": (int,),
+    "tokens": (int,),
+    "val_loss": (float, int, type(None)),
+    "optimizer": (dict,),
+    "scaler": (dict, type(None)),
+    "offsets": (dict,),
+    "files": (dict,),
+}
 
 
 @dataclass
@@ -62,14 +72,20 @@ def save(folder: Path, state: State, model: dict[str, Tensor], optimizer: dict[s
 
 
 def read_state(path: Path) -> State:
-    """The state.json of a checkpoint."""
+    """The state.json of a checkpoint; a UserError where it is not as `save` wrote it."""
     values = read_json(path / "state.json")
     if values.get("format") != FORMAT or values.get("version") != VERSION:
         raise UserError(f"{path / 'state.json'}: not a checkpoint of version {VERSION}")
-    try:
-        return State(**{item.name: values[item.name] for item in dataclasses.fields(State)})
-    except KeyError as missing:
-        raise UserError(f"{path / 'state.json'}: {missing} is missing") from None
+    for name, kinds in TYPES.items():
+        if not isinstance(values.get(name), kinds):
+            raise UserError(
+                f"{path / 'state.json'}: '{name}' is missing or wrong: this checkpoint is damaged; remove {path}"
+            )
+    if folder_name(values["step"]) != path.name:
+        raise UserError(
+            f"{path / 'state.json'} is that of step {values['step']}: this checkpoint is damaged; remove {path}"
+        )
+    return State(**{item.name: values[item.name] for item in dataclasses.fields(State)})
 
 
 def load_tensors(path: Path, name: str, check: bool = True) -> dict[str, Tensor]:
@@ -101,8 +117,12 @@ def steps(folder: Path) -> list[int]:
 
 
 def best(folder: Path) -> int | None:
-    """The step with the lowest validation loss among those that have one; the latest of equals."""
-    losses = {step: read_state(folder / folder_name(step)).val_loss for step in steps(folder)}
+    """The step with the lowest validation loss among those that have one; the latest of equals. A checkpoint whose
+    state cannot be read is passed over."""
+    losses: dict[int, float | None] = {}
+    for step in steps(folder):
+        with contextlib.suppress(UserError):
+            losses[step] = read_state(folder / folder_name(step)).val_loss
     known = {step: loss for step, loss in losses.items() if loss is not None and loss == loss}
     return min(known, key=lambda step: (known[step], -step)) if known else None
 

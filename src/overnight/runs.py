@@ -41,6 +41,7 @@ class JsonLines:
         try:
             if self.file is None:
                 self.file = self.path.open("ab", buffering=0)
+                sync(self.path.parent)  # a checkpoint must not outlive the file whose bytes it counts
             if self.file.tell() != self.size:  # what a full disk let through of an earlier line
                 self.file.truncate(self.size)
             written = self.file.write(self.waiting)

@@ -188,7 +188,8 @@ def test_evaluations_and_samples_change_nothing(run, overnight, dataset, tiny, t
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, "stop"])
 def test_stopped_and_continued_is_bit_identical(overnight, dataset, tiny, tmp_path, how):
-    arguments = ["train", "demo", "--data", dataset, *tiny, "--train.steps", "300", "--model.dropout", "0.1"]
+    seldom = ["--eval.every", "25", "--sample.every", "60", "--checkpoint.every", "50", "--train.steps", "300"]
+    arguments = ["train", "demo", "--data", dataset, *tiny, *seldom, "--model.dropout", "0.1"]
     out = tmp_path / "stopped"
     process = start(*arguments, "--out", out)
     wait_for_step(out, 9, process)
@@ -269,7 +270,10 @@ def test_a_closed_terminal_does_not_end_a_run(dataset, tiny, tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "overnight", "train", "demo", "--data", str(dataset), "--out", str(out), *tiny]
     process = subprocess.Popen(
-        [*command, "--train.steps", "200"], stdout=follower, stderr=follower, start_new_session=True
+        [*command, "--train.steps", "200", "--sample.every", "0", "--eval.every", "50"],
+        stdout=follower,
+        stderr=follower,
+        start_new_session=True,
     )
     os.close(follower)
     wait_for_step(out, 1)

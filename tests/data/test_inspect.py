@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from corpora import ListSource, overnight, texts
+from corpora import ListSource, environment, overnight, texts
 
 from overnight.data.dataset import Manifest, fingerprint, load_tokenizer
 from overnight.data.inspect import check, random_documents
@@ -131,3 +133,16 @@ def test_readers(folder: Path) -> None:
     assert fingerprint(manifest.tokenizer, manifest.dtype, manifest.splits) == manifest.fingerprint
     assert load_tokenizer(manifest).decode(load_tokenizer(manifest).encode("what?")) == "what?"
     assert sum(len(np.load(path)) for path in manifest.shard_paths("train")) == manifest.splits["train"]["tokens"]
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("overnight.data.dataset", ["torch", "pyarrow", "tiktoken"]),
+        ("overnight.data.prepare", ["torch", "tokenizers", "pyarrow.parquet"]),
+    ],
+)
+def test_imports_are_light(module: str, absent: list[str]) -> None:
+    code = f"import sys, {module}; print(*(name for name in {absent} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
