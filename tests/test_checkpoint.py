@@ -489,7 +489,7 @@ def test_retention_keeps_the_last_the_best_and_every_kth(
     for step, loss in losses.items():
         (folder / folder_name(step)).mkdir()
         state = State(step, 0, loss).__dict__
-        write_json(folder / folder_name(step) / "state.json", {"format": checkpoint.FORMAT, "version": 1, **state})
+        write_json(folder / folder_name(step) / "state.json", {"format": checkpoint.FORMAT, "version": 1, "files": {}, **state})
     measured = {step: loss for step, loss in losses.items() if loss in (1.0, 2.0, 3.0)}
     expected = set(sorted(losses)[-keep_last:])
     if keep_best and measured:

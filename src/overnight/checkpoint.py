@@ -77,7 +77,7 @@ def read_state(path: Path) -> State:
     if values.get("format") != FORMAT or values.get("version") != VERSION:
         raise UserError(f"{path / 'state.json'}: not a checkpoint of version {VERSION}")
     for name, kinds in TYPES.items():
-        if not isinstance(values.get(name), kinds):
+        if name not in values or not isinstance(values[name], kinds):
             raise UserError(
                 f"{path / 'state.json'}: '{name}' is missing or wrong: this checkpoint is damaged; remove {path}"
             )

@@ -20,6 +20,7 @@ from overnight.machine.device import autocast
 from overnight.runs import RunFolder
 
 TOKENIZER = "bpe:4096"
+VAL_FRACTION = 0.12  # of the files, by hash: at least 5% of the text is held out with near certainty, whatever the Python version
 EXPLANATION = (
     "Both compressors and the model saw exactly the same {size:,} bytes: {documents} held-out files of the standard "
     "library, {share:.1%} of its text, chosen by a hash of each file's text and put end to end in that order. The "
@@ -34,7 +35,7 @@ def run(config: Config, out: Path, say: Callable[[str], None]) -> Path:
     Continues what an interrupted demo has left. Returns the path of the report.
     """
     data, run_path = out / "data", out / "run"
-    manifest = prepare(open_source("stdlib"), data, PrepareOptions(tokenizer=TOKENIZER))
+    manifest = prepare(open_source("stdlib"), data, PrepareOptions(tokenizer=TOKENIZER, val_fraction=VAL_FRACTION))
     split = manifest.splits["train"]
     say(
         f"prepared Python's own standard library: {split['documents']} files, {split['bytes'] / 1e6:.1f} MB, "
