@@ -140,7 +140,9 @@ def shakespeare_char_cpu() -> Config:
         data=DataConfig(sequence_length=64),
         train=TrainConfig(steps=2000, tokens_per_step=12 * 64),
     )
-    return replace(base, preset="shakespeare-char-cpu", recipe=recipe)
+    # nanoGPT evaluates on a random sample every 250 steps; the whole split takes longer, so it comes half as often
+    observe = replace(base.observe, eval=EvalConfig(every=500, tokens=0))
+    return replace(base, preset="shakespeare-char-cpu", recipe=recipe, observe=observe)
 
 
 def finetune_shakespeare() -> Config:
@@ -166,15 +168,15 @@ def demo() -> Config:
     return Config(
         preset="demo",
         recipe=Recipe(
-            model=ModelConfig(n_layer=4, n_head=4, n_embd=256),
-            data=DataConfig(sequence_length=256),
-            optim=OptimConfig(lr=2e-3, warmup_steps=50, beta2=0.99),
-            train=TrainConfig(steps=1000, tokens_per_step=4096),
+            model=ModelConfig(n_layer=4, n_head=4, n_embd=192),
+            data=DataConfig(sequence_length=128),
+            optim=OptimConfig(lr=3e-3, warmup_steps=30, beta2=0.99),
+            train=TrainConfig(steps=340, tokens_per_step=4096),
         ),
         observe=Observe(
-            eval=EvalConfig(every=200, tokens=100_000),
-            sample=SampleConfig(every=200, prompt="def ", samples=1, length=64),
-            checkpoint=CheckpointConfig(every=200),
+            eval=EvalConfig(every=50, tokens=32_768),
+            sample=SampleConfig(every=100, prompt="def ", samples=1, length=64),
+            checkpoint=CheckpointConfig(every=50),
         ),
     )
 
