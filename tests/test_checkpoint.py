@@ -25,10 +25,11 @@ from overnight import checkpoint
 from overnight.checkpoint import State, best, find, folder_name, load_tensors, read_state, retain, save, steps
 from overnight.config import CheckpointConfig
 from overnight.errors import UserError
-from overnight.files import PARTIAL, folder_atomic, sha256, write_atomic, write_json
+from overnight.files import PARTIAL, folder_atomic, sha256, sync, write_atomic, write_json
 
 QUICK = settings(deadline=None, max_examples=60, derandomize=True)
 FILES = ("model.safetensors", "optimizer.safetensors")
+OFFSETS = {"metrics.jsonl": 10, "samples.jsonl": 0, "decisions": 2}
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
 
@@ -37,10 +38,12 @@ def tensors_of(step: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return model, {f"exp_avg/{name}": -value for name, value in model.items()}
 
 
+def scalars_of(step: int) -> dict[str, dict[str, float]]:
+    return {name: {"step": float(step)} for name in ("wte.weight", "ln_f.weight")}
+
+
 def write(folder: Path, step: int, val_loss: float | None = None) -> Path:
-    scalars = {"wte.weight": {"step": float(step)}}
-    offsets = {"metrics.jsonl": 10 * step, "samples.jsonl": 0, "decisions": 2}
-    state = State(step, 64 * step, val_loss, scalars, None, offsets)
+    state = State(step, 64 * step, val_loss, scalars_of(step), None, {**OFFSETS, "metrics.jsonl": 10 * step})
     return save(folder, state, *tensors_of(step))
 
 
@@ -48,7 +51,7 @@ def assert_complete(path: Path, step: int) -> None:
     """Everything that `write` wrote for this step is there and right."""
     state = read_state(path)
     assert (state.step, state.tokens) == (step, 64 * step)
-    assert state.optimizer == {"wte.weight": {"step": float(step)}}
+    assert state.optimizer == scalars_of(step)
     assert state.offsets["metrics.jsonl"] == 10 * step
     for name, expected in zip(FILES, tensors_of(step), strict=True):
         found = load_tensors(path, name)
@@ -69,7 +72,7 @@ def test_round_trip(tmp_path: Path) -> None:
     model = {"half": torch.randn(3, 5).bfloat16(), "whole": torch.randn(7), "scalar": torch.tensor(2.0)}
     model["transposed"] = torch.randn(4, 6).T
     model["part of another"] = torch.randn(10, 2)[:7]
-    state = State(12, 768, 3.25, {"whole": {"step": 12.0}}, {"scale": 65536.0, "growth_tracker": 3}, {"decisions": 3})
+    state = State(12, 768, 3.25, {"whole": {"step": 12.0}}, {"scale": 65536.0, "growth_tracker": 3}, OFFSETS)
     path = save(tmp_path / "checkpoints", state, model, {})
     assert path == tmp_path / "checkpoints" / "step_00000012"
     assert read_state(path) == state
@@ -442,6 +445,63 @@ def test_a_state_without_a_field_is_refused_by_name(tmp_path: Path, key: str) ->
         read_state(path)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("offsets", {name: 5 for name in OFFSETS if name != missing}) for missing in OFFSETS),
+        *(("offsets", {**OFFSETS, "decisions": wrong}) for wrong in (-1, 1.5, "3", None, True)),
+        ("optimizer", {"wte.weight": 3, "ln_f.weight": {}}),
+        ("optimizer", {"wte.weight": {"step": None}, "ln_f.weight": {}}),
+    ],
+    ids=str,
+)
+def test_a_state_with_a_wrong_part_is_refused_by_name(tmp_path: Path, key: str, value: Any) -> None:
+    path = write(tmp_path, 1)
+    state = json.loads((path / "state.json").read_text())
+    (path / "state.json").write_text(json.dumps({**state, key: value}))
+    with pytest.raises(UserError, match=rf"state\.json: '{key}' is missing or wrong: .* remove"):
+        read_state(path)
+
+
+def test_a_state_that_lacks_a_parameter_of_the_optimizer_is_refused_by_name(tmp_path: Path) -> None:
+    path = write(tmp_path, 1)
+    state = json.loads((path / "state.json").read_text())
+    del state["optimizer"]["ln_f.weight"]
+    (path / "state.json").write_text(json.dumps(state))
+    with pytest.raises(UserError, match=r"state\.json: 'optimizer' lacks ln_f\.weight: .* remove"):
+        load_tensors(path, "optimizer.safetensors")
+
+
+def test_a_loss_that_is_no_number_is_null(tmp_path: Path) -> None:
+    for step, loss in enumerate((float("nan"), float("inf"), float("-inf")), 1):
+        path = write(tmp_path, step, loss)
+        values = json.loads((path / "state.json").read_text(), parse_constant=pytest.fail)
+        assert values["val_loss"] is None
+        assert read_state(path).val_loss is None
+
+
+# ---- syncing
+
+
+def test_a_file_is_synced_by_a_handle_that_can_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows refuses to sync through another; what is read-only is tried all the same."""
+    for name in ("file", "read-only"):
+        (tmp_path / name).touch()
+    modes, opened = [], os.open
+
+    def watched(path: Path, flags: int) -> int:
+        modes.append((path.name, flags))
+        if path.name == "read-only" and flags != os.O_RDONLY:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, flags)
+
+    monkeypatch.setattr(os, "open", watched)
+    for name in ("file", "read-only", ""):
+        sync(tmp_path / name)
+    folder = ("", os.O_RDONLY) if os.name == "nt" else (tmp_path.name, os.O_RDONLY)
+    assert modes == [("file", os.O_RDWR), ("read-only", os.O_RDWR), ("read-only", os.O_RDONLY), folder]
+
+
 # ---- which there are, and which stay
 
 
@@ -488,8 +548,13 @@ def test_retention_keeps_the_last_the_best_and_every_kth(
     folder = tmp_path_factory.mktemp("checkpoints")
     for step, loss in losses.items():
         (folder / folder_name(step)).mkdir()
-        state = State(step, 0, loss).__dict__
-        write_json(folder / folder_name(step) / "state.json", {"format": checkpoint.FORMAT, "version": 1, "files": {}, **state})
+        state = {
+            "format": checkpoint.FORMAT,
+            "version": 1,
+            "files": {},
+            **State(step, 0, loss, offsets=OFFSETS).__dict__,
+        }
+        write_json(folder / folder_name(step) / "state.json", state)
     measured = {step: loss for step, loss in losses.items() if loss in (1.0, 2.0, 3.0)}
     expected = set(sorted(losses)[-keep_last:])
     if keep_best and measured:

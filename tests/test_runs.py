@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import socket
 import subprocess
@@ -20,11 +21,11 @@ from hypothesis import strategies as st
 
 from overnight.config import Config, Recipe
 from overnight.errors import UserError
-from overnight.runs import Held, JsonLines, RunFolder, read_json, read_lines
+from overnight.runs import Held, JsonLines, RunFolder, datasets_of, read_json, read_lines
 
 QUICK = settings(deadline=None, max_examples=60, derandomize=True)
 JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=5,
 )
@@ -193,6 +194,12 @@ def test_a_part_of_a_line_that_could_not_be_taken_back_is_taken_back_later(tmp_p
     disk.broken, disk.room = False, 1000
     assert log.append({"n": 3}) is None
     assert read_lines(log.path) == [{"n": 1}, {"n": 2}, {"n": 3}]
+
+
+def test_what_is_no_finite_number_is_null(tmp_path: Path) -> None:
+    log = JsonLines(tmp_path / "a.jsonl")
+    log.append({"loss": math.nan, "deep": [{"norm": math.inf}, (-math.inf, 1.5)], "seed": 2})
+    assert log.path.read_text() == '{"loss": null, "deep": [{"norm": null}, [null, 1.5]], "seed": 2}\n'
 
 
 # ---- creating and opening
@@ -388,6 +395,24 @@ def test_attempts_are_numbered_and_named_in_decisions(tmp_path: Path) -> None:
     assert line["attempt"] == 2
 
 
+def test_the_datasets_of_a_run(tmp_path: Path) -> None:
+    assert datasets_of(tmp_path) == []
+    made = [{"path": f"/data/{name}", "fingerprint": name} for name in "ab"]
+    run = run_at(tmp_path / "run")
+    for dataset in made:
+        run.start_attempt({"step": 0, "dataset": dataset})
+    assert datasets_of(run.path) == made
+
+
+@pytest.mark.parametrize("wrong", [{}, {"dataset": None}, {"dataset": "x"}, {"dataset": {"path": "x"}}], ids=str)
+def test_an_attempt_without_its_dataset_is_named(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    run = run_at(tmp_path / "run")
+    run.start_attempt({"step": 0, "dataset": {"path": "x", "fingerprint": "y"}})
+    run.start_attempt(wrong)
+    with pytest.raises(UserError, match=r"attempts\.jsonl, line 2: 'dataset' is missing or wrong"):
+        datasets_of(run.path)
+
+
 def test_a_stop_is_asked_for_once(tmp_path: Path) -> None:
     run = run_at(tmp_path / "run")
     assert not run.stop_requested()
@@ -460,3 +485,56 @@ def test_an_exception_frees_the_lock(tmp_path: Path) -> None:
     with pytest.raises(KeyError), run.lock():
         raise KeyError
     assert run.holder() is None
+
+
+PROBE = """
+import sys
+from pathlib import Path
+from overnight.runs import RunFolder
+run = RunFolder(Path(sys.argv[1]))
+print("looking", flush=True)
+while True:
+    run.holder()
+"""
+
+
+def test_nobody_who_starts_is_refused_because_another_looks(tmp_path: Path) -> None:
+    run = run_at(tmp_path / "run")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", PROBE, str(run.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "looking\n"
+            for _ in range(100):
+                with run.lock():
+                    assert json.loads((run.path / "lock").read_text())["pid"] == os.getpid()
+            assert child.poll() is None
+        finally:
+            child.kill()
+
+
+def test_looking_writes_nothing(tmp_path: Path) -> None:
+    run = run_at(tmp_path / "run")
+    assert run.holder() is None
+    assert not (run.path / "lock").exists()
+    (run.path / "lock").write_text('{"pid": 1, "host": "of a killed process"}')
+    (run.path / "lock").chmod(0o444)
+    assert run.holder() is None
+    assert "killed" in (run.path / "lock").read_text()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs flock")
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_has_no_phantom_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    import fcntl
+
+    def refuse(*_: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    run = run_at(tmp_path / "run")
+    with run.lock():
+        assert run.holder() is None

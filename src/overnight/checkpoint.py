@@ -17,6 +17,7 @@ from overnight.files import PARTIAL, folder_atomic, sha256, write_json
 from overnight.runs import read_json
 
 FORMAT, VERSION = "overnight-checkpoint", 1
+MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 TYPES: dict[str, tuple[type, ...]] = {  # of the fields of state.json
     "step": (int,),
     "tokens": (int,),
@@ -26,6 +27,7 @@ TYPES: dict[str, tuple[type, ...]] = {  # of the fields of state.json
     "offsets": (dict,),
     "files": (dict,),
 }
+OFFSETS = ("metrics.jsonl", "samples.jsonl", "decisions")
 
 
 @dataclass
@@ -37,7 +39,7 @@ class State:
     val_loss: float | None = None
     optimizer: dict[str, dict[str, float]] = field(default_factory=dict)
     scaler: dict[str, Any] | None = None
-    offsets: dict[str, int] = field(default_factory=dict)
+    offsets: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OFFSETS, 0))
 
 
 def folder_name(step: int) -> str:
@@ -57,7 +59,7 @@ def save(folder: Path, state: State, model: dict[str, Tensor], optimizer: dict[s
     if path.exists():
         raise FileExistsError(f"{path} exists already")
     with folder_atomic(path) as aside:
-        files = {"model.safetensors": model, "optimizer.safetensors": optimizer}
+        files = {MODEL: model, OPTIMIZER: optimizer}
         for name, tensors in files.items():
             try:
                 save_file({key: value.contiguous().cpu() for key, value in tensors.items()}, aside / name)
@@ -76,8 +78,11 @@ def read_state(path: Path) -> State:
     values = read_json(path / "state.json")
     if values.get("format") != FORMAT or values.get("version") != VERSION:
         raise UserError(f"{path / 'state.json'}: not a checkpoint of version {VERSION}")
-    for name, kinds in TYPES.items():
-        if name not in values or not isinstance(values[name], kinds):
+    right = {name: name in values and isinstance(values[name], kinds) for name, kinds in TYPES.items()}
+    right["offsets"] = right["offsets"] and all(_is_count(values["offsets"].get(name)) for name in OFFSETS)
+    right["optimizer"] = right["optimizer"] and all(_is_scalars(entry) for entry in values["optimizer"].values())
+    for name, is_right in right.items():
+        if not is_right:
             raise UserError(
                 f"{path / 'state.json'}: '{name}' is missing or wrong: this checkpoint is damaged; remove {path}"
             )
@@ -88,12 +93,24 @@ def read_state(path: Path) -> State:
     return State(**{item.name: values[item.name] for item in dataclasses.fields(State)})
 
 
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_scalars(entry: Any) -> bool:
+    return isinstance(entry, dict) and all(isinstance(value, (int, float)) for value in entry.values())
+
+
 def load_tensors(path: Path, name: str, check: bool = True) -> dict[str, Tensor]:
-    """The tensors of one file of a checkpoint, after its size and hash were found right (a UserError if not)."""
+    """The tensors of one file of a checkpoint, after its size and hash were found right (a UserError if not).
+
+    A tensor of the optimizer has to have its parameter's entry in state.json too.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    expected = read_json(path / "state.json").get("files", {}).get(name)
+    described = read_json(path / "state.json")
+    expected = described.get("files", {}).get(name)
     file = path / name
     if not file.is_file() or expected is None:
         raise UserError(f"{file} is missing: this checkpoint is damaged; remove {path} to go on from the one before")
@@ -105,6 +122,11 @@ def load_tensors(path: Path, name: str, check: bool = True) -> dict[str, Tensor]
         tensors: dict[str, Tensor] = load_file(file)
     except SafetensorError as error:
         raise UserError(f"{file}: {error}") from None
+    if name == OPTIMIZER:
+        for owner in {key.partition("/")[2] for key in tensors} - set(described.get("optimizer", {})):
+            raise UserError(
+                f"{path / 'state.json'}: 'optimizer' lacks {owner}: this checkpoint is damaged; remove {path}"
+            )
     return tensors
 
 

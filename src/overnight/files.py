@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,19 @@ def sync(path: Path) -> None:
     """Forces a file's bytes, or a folder's list of names, to the disk."""
     if path.is_dir() and os.name == "nt":
         return  # Windows cannot open folders; its renames are journalled
-    handle = os.open(path, os.O_RDONLY)
+    handle = _opened(path)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _opened(path: Path) -> int:
+    """A handle that can be synced: Windows refuses one that cannot write."""
+    if not path.is_dir():
+        with contextlib.suppress(PermissionError):
+            return os.open(path, os.O_RDWR)
+    return os.open(path, os.O_RDONLY)
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -34,12 +43,27 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     sync(path.parent)
 
 
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON that every reader takes: NaN and infinity, for which JSON has no word, become null."""
+    return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return value
+
+
 def write_json(path: Path, value: Any) -> None:
     """`write_atomic` of indented JSON, keys in the order given."""
-    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_atomic(path, to_json(value, indent=2) + "\n")
 
 
-@contextmanager
+@contextlib.contextmanager
 def folder_atomic(path: Path) -> Iterator[Path]:
     """Yields an empty folder to fill; on success it becomes `path`, on an exception it is removed.
 

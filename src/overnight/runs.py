@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -14,7 +16,9 @@ from typing import IO, Any
 from overnight import config as configuration
 from overnight.config import Config
 from overnight.errors import UserError
-from overnight.files import sync, write_json
+from overnight.files import sync, to_json, write_json
+
+PATIENCE = 1.0  # seconds for which a lock is tried again: somebody may only be looking who has it
 
 
 def now() -> str:
@@ -37,7 +41,7 @@ class JsonLines:
     def append(self, value: dict[str, Any]) -> OSError | None:
         """Writes one line. Returns the error where the disk refused it: the line is kept and tried again with
         the next."""
-        self.waiting += json.dumps(value, ensure_ascii=False).encode() + b"\n"
+        self.waiting += to_json(value).encode() + b"\n"
         try:
             if self.file is None:
                 self.file = self.path.open("ab", buffering=0)
@@ -94,6 +98,20 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             raise UserError(f"{path}, line {number}: not a JSON object; the file was changed or the disk is damaged")
         values.append(value)
     return values
+
+
+def datasets_of(out: Path) -> list[dict[str, Any]]:
+    """The dataset (path, fingerprint) of each attempt of the run in `out`, in order; none where there is no run."""
+    path = out / "attempts.jsonl"
+    found = []
+    for number, line in enumerate(read_lines(path), 1):
+        dataset = line.get("dataset")
+        if not isinstance(dataset, dict) or not all(
+            isinstance(dataset.get(key), str) for key in ("path", "fingerprint")
+        ):
+            raise UserError(f"{path}, line {number}: 'dataset' is missing or wrong; the file was changed")
+        found.append(dataset)
+    return found
 
 
 class RunFolder:
@@ -188,22 +206,34 @@ class RunFolder:
         (self.path / "stop").unlink(missing_ok=True)
 
     def holder(self) -> dict[str, Any] | None:
-        """Who trains this run now (host, pid), or None. Looks by trying to take the lock."""
+        """Who trains this run now (host, pid), or None. Changes nothing; whoever starts meanwhile only waits."""
         try:
-            with self.lock():
-                return None
-        except Held as held:
-            return held.owner
+            with (self.path / "lock").open("rb") as file:
+                return None if _try_lock(file, shared=True) else self._owner()
+        except FileNotFoundError:
+            return None
+
+    def _owner(self) -> dict[str, Any]:
+        """What the process that has the lock wrote there; empty at the moment when it begins or ends."""
+        try:
+            return read_json(self.path / "lock")
+        except UserError:
+            return {}
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keeps other processes from training this run; released by the system whenever this process ends."""
+        """Keeps other processes from training this run; released by the system whenever this process ends.
+
+        Raises Held where another has it. Where the file system has no locks there is none.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         path = self.path / "lock"
         with path.open("a+", encoding="utf-8") as file:
-            if not _try_lock(file):
-                owner = read_json(path) if path.stat().st_size else {}
-                raise Held(self.path, owner)
+            end = time.monotonic() + PATIENCE
+            while not _try_lock(file):
+                if time.monotonic() > end:
+                    raise Held(self.path, self._owner())
+                time.sleep(0.01)
             file.truncate(0)
             json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
             file.flush()
@@ -233,7 +263,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _try_lock(file: IO[str]) -> bool:
+def _try_lock(file: IO[Any], shared: bool = False) -> bool:
+    """False where another process has the lock. Any number may have it shared, for looking; Windows has no such."""
     try:
         if os.name == "nt":
             import msvcrt
@@ -243,7 +274,7 @@ def _try_lock(file: IO[str]) -> bool:
         else:
             import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:  # any other than these: the file system has no locks
+        return error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
     return True
