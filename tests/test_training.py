@@ -308,15 +308,16 @@ def everything(training: Training) -> dict[str, Tensor]:
 def test_stopped_and_continued_it_ends_bit_identical(tmp_path: Path, stop_at: int) -> None:
     recipe = replace(TINY, model=replace(TINY.model, dropout=0.1))
     whole = build(tmp_path / "whole", recipe, 3, observe=OBSERVE)
-    assert train(whole, [], lambda: False)
+    assert train(whole, [])
 
     first = build(tmp_path / "parts", recipe, 3, observe=OBSERVE)
-    assert not train(first, [], lambda: first.step == stop_at)
+    first.stop = lambda: first.step == stop_at
+    assert not train(first, [])
     assert checkpoint.steps(first.folder.checkpoints)[-1] == stop_at
     first.folder.metrics.append({"kind": "train", "step": 99})  # what a crash after the checkpoint leaves
     second = build(tmp_path / "parts", recipe, 3, observe=OBSERVE)
     assert second.step == stop_at
-    assert train(second, [], lambda: False)
+    assert train(second, [])
 
     expected, ours = everything(whole), everything(second)
     assert expected.keys() == ours.keys()
@@ -324,14 +325,14 @@ def test_stopped_and_continued_it_ends_bit_identical(tmp_path: Path, stop_at: in
         assert torch.equal(value, ours[name]), name
     metrics = [without_times(read_lines(tmp_path / name / "run" / "metrics.jsonl")) for name in ("whole", "parts")]
     assert metrics[0] == metrics[1]
-    assert [line["step"] for line in metrics[0]] == [2, 4, 6]
+    assert [line["step"] for line in metrics[0]] == [1, 2, 4, 6]
     assert checkpoint.steps(second.folder.checkpoints)[-1] == 6
 
 
 def test_a_train_line_has_the_documented_fields(tmp_path: Path) -> None:
     training = build(tmp_path, TINY, 8, observe=OBSERVE)
-    train(training, [], lambda: False)
-    line = read_lines(tmp_path / "run" / "metrics.jsonl")[0]
+    train(training, [])
+    line = read_lines(tmp_path / "run" / "metrics.jsonl")[1]
     assert set(line) == {"kind", "step", "tokens", "epoch", "loss", "lr", "grad_norm", "time"}
     assert (line["kind"], line["step"], line["tokens"]) == ("train", 2, 128)
     assert line["lr"] == pytest.approx(1e-2)
@@ -351,12 +352,12 @@ def test_out_of_memory_halves_the_micro_batch_for_the_rest_of_the_run(tmp_path: 
         return loss
 
     training.forward = forward
-    train(training, [], lambda: False)
+    train(training, [])
     assert asked == [8, 8] + [8, 4] + [2] * 16
     decisions = [(line["step"], line["value"]) for line in read_lines(tmp_path / "run" / "decisions.jsonl")]
     assert decisions == [(0, 8), (2, 4), (2, 2)]
     plain = build(tmp_path / "plain", TINY, 8)
-    train(plain, [], lambda: False)
+    train(plain, [])
     for a, b in zip(weights(training.model).values(), weights(plain.model).values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
 
@@ -369,7 +370,7 @@ def test_out_of_memory_with_one_sequence_is_said(tmp_path: Path) -> None:
 
     training.forward = forward
     with pytest.raises(UserError, match="micro-batch of one sequence"):
-        train(training, [], lambda: False)
+        train(training, [])
 
 
 def test_another_error_is_not_taken_for_out_of_memory(tmp_path: Path) -> None:
@@ -380,13 +381,14 @@ def test_another_error_is_not_taken_for_out_of_memory(tmp_path: Path) -> None:
 
     training.forward = forward
     with pytest.raises(RuntimeError, match="shapes differ"):
-        train(training, [], lambda: False)
+        train(training, [])
     assert len(read_lines(tmp_path / "run" / "decisions.jsonl")) == 1
 
 
 def test_a_full_disk_is_said_and_the_older_checkpoint_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = build(tmp_path, TINY, 8, observe=OBSERVE)
-    assert not train(training, [], lambda: training.step == 2)
+    training.stop = lambda: training.step == 2
+    assert not train(training, [])
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -401,11 +403,11 @@ def test_a_full_disk_is_said_and_the_older_checkpoint_is_kept(tmp_path: Path, mo
     assert checkpoint.steps(training.folder.checkpoints) == [2]
     training.step = 5
     with pytest.raises(UserError, match=r"step 6 could not be saved.* goes on from step 2"):
-        train(training, [], lambda: False)
+        train(training, [])
     monkeypatch.undo()
     again = build(tmp_path, TINY, 8, observe=OBSERVE)
     assert again.step == 2
-    assert train(again, [], lambda: False)
+    assert train(again, [])
 
 
 def test_a_run_that_never_saved_begins_anew(tmp_path: Path) -> None:
@@ -451,3 +453,41 @@ def test_a_training_step_runs_through_about_a_thousand_lines_at_most(tmp_path: P
     assert {"train_step", "tokens", "micro_batches", "features", "learning_rate", "clip_gradients"} <= names
     assert "backward" in names  # the loss's own gradient ran under the tracer too
     assert 100 < len(executed) <= len(whole) <= 1000
+
+
+def test_stopped_between_micro_batches_the_step_is_undone(tmp_path: Path) -> None:
+    whole = build(tmp_path / "whole", TINY, 1, observe=OBSERVE)
+    assert train(whole, [])
+    first = build(tmp_path / "stopped", TINY, 1, observe=OBSERVE)
+    polls = iter(range(10**6))
+    first.stop = lambda: next(polls) == 11  # in the middle of a step of several micro-batches
+    assert not train(first, [])
+    assert 0 < first.step < TINY.train.steps
+    second = build(tmp_path / "stopped", TINY, 1, observe=OBSERVE)
+    restore(second)
+    assert second.step == first.step
+    assert train(second, [])
+    for name, tensor in weights(whole.model).items():
+        assert torch.equal(tensor, weights(second.model)[name]), name
+
+
+def test_a_device_without_foreach_kernels_takes_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.utils._foreach_utils._device_has_foreach_support", lambda device: False)
+    training = build(tmp_path, TINY, 2, observe=OBSERVE)
+    assert train(training, [])
+
+
+def test_attention_in_products_is_attention() -> None:
+    from overnight.model import attend_in_products
+
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 40, 8, generator=generator, requires_grad=True) for _ in range(3))
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    got = attend_in_products(q, k, v, 0.0)
+    assert torch.allclose(got, expected, atol=1e-6)
+    expected.sum().backward()
+    grads = [tensor.grad.clone() for tensor in (q, k, v)]
+    for tensor in (q, k, v):
+        tensor.grad = None
+    got.sum().backward()
+    assert all(torch.allclose(tensor.grad, grad, atol=1e-5) for tensor, grad in zip((q, k, v), grads, strict=True))

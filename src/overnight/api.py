@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from overnight import checkpoint, generate, session
-from overnight.config import Config
+from overnight import checkpoint, generate, optim, session
+from overnight.config import Config, resolve
 from overnight.console import Console
-from overnight.data.dataset import Manifest
+from overnight.data.dataset import Manifest, load_tokenizer
 from overnight.errors import UserError, suggestion
-from overnight.hooks import Report, Samples, Validation, prompt_ids
+from overnight.hooks import Samples, Validation, prompt_ids
 from overnight.machine import device as machine
 from overnight.model import GPT, load_weights
 from overnight.presets import PRESETS
@@ -49,8 +49,8 @@ class Model:
         prompt: str = "",
         max_new_tokens: int = 200,
         *,
-        temperature: float = 1.0,
-        top_k: int = 0,
+        temperature: float = 0.8,
+        top_k: int = 200,
         top_p: float = 1.0,
         seed: int | None = None,
         stop_at_end: bool = True,
@@ -73,8 +73,8 @@ class Model:
         prompt: str = "",
         max_new_tokens: int = 200,
         *,
-        temperature: float = 1.0,
-        top_k: int = 0,
+        temperature: float = 0.8,
+        top_k: int = 200,
         top_p: float = 1.0,
         seed: int | None = None,
         stop_at_end: bool = True,
@@ -103,7 +103,8 @@ class Model:
 def load(source: str | Path, checkpoint_name: str = "best", device: str = "auto") -> Model:
     """The model of a run folder. `checkpoint_name` is best, last, or a step."""
     folder = RunFolder.open(Path(source))
-    recipe = folder.config().recipe
+    config = folder.config()
+    recipe = resolve(config, str(config.recipe.data.tokenizer), config.recipe.model.vocab_size or 0).recipe
     path = checkpoint.find(folder.checkpoints, checkpoint_name)
     gpt = GPT(recipe.model, recipe.data.sequence_length)
     load_weights(gpt, checkpoint.load_tensors(path, "model.safetensors"), str(path))
@@ -137,24 +138,47 @@ def train(
 ) -> Path:
     """Trains to the end, or goes on with the run in `out`; returns the run folder.
 
-    Without `hooks` it measures the validation loss and samples as `config.observe` says, and writes report.html.
-    Raises `Stopped` where it was asked to end before the last step.
+    Without `hooks` it measures the validation loss and samples as `config.observe` says. At the end it writes
+    report.html. Raises `Stopped` where it was asked to end before the last step.
     """
     out, manifest = Path(out), Manifest.read(Path(data))
-    folder_lock = RunFolder(out)
-    with folder_lock.lock():
+    _check_prompt(config, manifest)
+    with RunFolder(out).lock():
+        RunFolder(out).clear_stop()
         folder, config = session.open_run(config, manifest, out)
         with console or Console(out / "log.txt") as printer, stop_signals(folder) as stop:
             training = session.build_training(folder, config, manifest, printer, command or sys.argv)
+            training.stop = stop
             used = default_hooks(training, manifest) if hooks is None else hooks
             for line in banner(training, manifest):
                 printer.line(line)
-            finished = train_loop(training, used, stop)
+            finished = train_loop(training, used)
+            _report(out, printer)
             if finished:
                 printer.line(summary(training))
     if not finished:
         raise Stopped(f"{out} stopped at step {training.step}")
     return out
+
+
+def _check_prompt(config: Config, manifest: Manifest) -> None:
+    """Refuses a prompt for samples that the tokenizer cannot encode, before anything is written."""
+    sample = config.observe.sample
+    if sample.every:
+        try:
+            prompt_ids(load_tokenizer(manifest), sample.prompt)
+        except UserError as error:
+            raise UserError(f"--sample.prompt {sample.prompt!r}: {error}") from None
+
+
+def _report(out: Path, console: Console) -> None:
+    """Writes report.html; that it cannot be written takes nothing from the run."""
+    from overnight.report import write_report
+
+    try:
+        write_report([out], out / "report.html")
+    except (OSError, UserError) as error:
+        console.line(f"the report could not be written: {error}")
 
 
 class Stopped(Exception):
@@ -173,7 +197,7 @@ def default_hooks(training: Training, manifest: Manifest) -> list[Hook]:
     hooks: list[Hook] = [validation] if observe.eval.every else []
     if observe.sample.every:
         hooks.append(Samples(observe.sample.every, tokenizer, observe.sample))
-    return [*hooks, Report(0, training.folder.path / "report.html")]
+    return hooks
 
 
 def banner(training: Training, manifest: Manifest) -> list[str]:
@@ -197,6 +221,11 @@ def banner(training: Training, manifest: Manifest) -> list[str]:
         f"data      {split['tokens']:,} tokens in {len(split['shards'])} shards; {training.steps:,} steps make "
         f"{trained:,} tokens, {trained / split['tokens']:.2f} epochs",
     ]
+    constant = recipe.optim.schedule == "constant"
+    if not constant and optim.learning_rate(recipe, training.steps - 1, training.steps) > 0.5 * recipe.optim.lr:
+        lines.append(
+            "note      the learning rate does not come down within these steps (optim.schedule, optim.decay_end)"
+        )
     if training.step:
         lines.append(f"goes on   from step {training.step:,} of {training.steps:,}")
     return lines
@@ -222,7 +251,6 @@ def stop_signals(folder: RunFolder) -> Iterator[Callable[[], bool]]:
     A second Ctrl-C interrupts at once. SIGHUP is ignored: a closed terminal does not end a run.
     """
     asked: list[str] = []
-    folder.clear_stop()
 
     def handler(number: int, frame: Any) -> None:
         if asked and number == signal.SIGINT:

@@ -1,10 +1,9 @@
-"""Side work of a run: validation loss, samples, the report."""
+"""Side work of a run: validation loss and samples."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +33,9 @@ class Validation:
 
     def run(self, training: Training) -> None:
         begin = time.perf_counter()
+        if training.step == 0:
+            tokens = min(self.tokens or self.stream.length, self.stream.length - 1)
+            training.console.line(f"measuring the untrained model's loss on {tokens:,} validation tokens")
         training.model.eval()
         micro_batch = int(training.folder.decided("micro_batch", training.step))
         # without gradients far more fits; small batches would only waste time
@@ -89,23 +91,6 @@ class Samples:
             )
         for text in texts:
             training.console.line(f"step {training.step} sample: {text}")
-
-
-@dataclass
-class Report:
-    """Writes report.html."""
-
-    every: int
-    out: Path
-    first: bool = False
-
-    def run(self, training: Training) -> None:
-        from overnight.report import write_report
-
-        try:
-            write_report([self.out.parent], self.out)
-        except OSError as error:
-            training.console.line(f"the report could not be written: {error}")
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:

@@ -48,13 +48,21 @@ class TokenDataset:
     sequences differ from epoch to epoch.
     """
 
-    def __init__(self, stream: TokenStream, sequence_length: int, seed: int, order: str = "shuffled") -> None:
+    def __init__(
+        self,
+        stream: TokenStream,
+        sequence_length: int,
+        seed: int,
+        order: str = "shuffled",
+        vocab_size: int | None = None,
+    ) -> None:
         if stream.length <= sequence_length:
             raise UserError(
                 f"the training split has {stream.length} tokens: a sequence of {sequence_length} needs at least "
                 f"{sequence_length + 1}; prepare more text or lower --data.sequence-length"
             )
         self.stream, self.T, self.seed, self.shuffled = stream, sequence_length, seed, order == "shuffled"
+        self.vocab_size = vocab_size
         self.per_epoch = -(-stream.length // sequence_length)
 
     def sequences(self, step: int, per_step: int) -> Numbers:
@@ -78,6 +86,9 @@ class TokenDataset:
         rows = np.empty((len(numbers), self.T + 1), dtype=np.int64)
         for row, start in zip(rows, self.positions(numbers).tolist(), strict=True):
             row[:] = self.stream.read(start, self.T + 1)
+        if self.vocab_size is not None and rows.max() >= self.vocab_size:
+            raise UserError(f"the training shards hold id {rows.max()}, but the vocabulary has {self.vocab_size}; "
+                            "`overnight data DIR --check` finds the damaged one")  # fmt: skip
         return rows[:, :-1], rows[:, 1:]
 
 

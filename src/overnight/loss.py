@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 IGNORE = -1  # a target that does not count
 
@@ -40,6 +41,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, n_vocab: int) -> Tensor:
         dtype = _product_dtype(hidden)
+        # the gradient scaler has not scaled these gradients yet: float16 would lose the small ones
+        back = torch.float32 if dtype == torch.float16 else dtype
         matrix = weight.to(dtype)
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
@@ -52,13 +55,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad = logits.sub_(log_sum[:, None]).exp_()
             grad.scatter_add_(1, labels.clamp_min(0)[:, None], grad.new_full((len(labels), 1), -1.0))
             grad.mul_((labels != IGNORE)[:, None])
-            grad = grad.to(dtype)
-            grads_hidden.append((grad @ matrix).to(hidden.dtype))
-            grad_weight += grad.T @ rows
+            grads_hidden.append((grad.to(back) @ matrix.to(back)).to(hidden.dtype))
+            grad_weight += grad.to(back).T @ rows.to(back)
         ctx.save_for_backward(torch.cat(grads_hidden), grad_weight.to(weight.dtype))
         return loss
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         return grad_hidden * grads[0].to(grad_hidden.dtype), grad_weight * grads[0].to(grad_weight.dtype), None, None

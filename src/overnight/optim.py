@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from overnight.config import OptimConfig, Recipe
 
 ROLES = ("embedding", "head", "matrix", "vector")
+FUSED = ("cuda", "cpu", "mps")  # where torch has a fused AdamW
 
 
 def roles(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
@@ -36,7 +37,7 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2019) with weight decay on every tensor of two dimensions or more, embeddings
     included."""
     by_role = roles(model)
-    decayed = [p for role in ("embedding", "head", "matrix") for p in by_role[role].values() if p.dim() >= 2]
+    decayed = [p for role in ("embedding", "head", "matrix") for p in by_role[role].values()]
     kept = list(by_role["vector"].values())
     return torch.optim.AdamW(
         [
@@ -46,7 +47,7 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
         lr=config.lr,
         betas=(config.beta1, config.beta2),
         eps=config.eps,
-        fused=next(model.parameters()).device.type in ("cuda", "cpu"),
+        fused=next(model.parameters()).device.type in FUSED,
     )
 
 
@@ -78,9 +79,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def clip_gradients(model: nn.Module, limit: float) -> Tensor:
     """Scales all gradients so that their norm is at most `limit` (0: leaves them); returns the norm before."""
     parameters = [p for p in model.parameters() if p.grad is not None]
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if limit:
-        nn.utils.clip_grads_with_norm_(parameters, limit, norm, foreach=True)
+        nn.utils.clip_grads_with_norm_(parameters, limit, norm)
     return norm
 
 

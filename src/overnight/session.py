@@ -6,7 +6,6 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,7 +21,7 @@ from overnight.loader import TokenDataset, TokenStream
 from overnight.machine import device as machine
 from overnight.machine import settle
 from overnight.model import GPT, initialise, load_weights
-from overnight.runs import RunFolder, read_lines
+from overnight.runs import RunFolder, datasets_of, read_lines
 from overnight.training import Training, restore
 
 
@@ -61,7 +60,7 @@ def build_training(
 ) -> Training:
     """Everything that training needs, restored from the newest checkpoint where there is one."""
     recipe = config.recipe
-    world, device = current_world(), machine.choose_device(config.machine.device)
+    world, device = current_world(), machine.choose_device(config.machine.device, console.line)
     at = (checkpoint.steps(folder.checkpoints) or [0])[-1]
     folder.start_attempt(
         {
@@ -76,16 +75,17 @@ def build_training(
             "host": machine.host(),
         }
     )
-    dataset = TokenDataset(open_stream(manifest, "train"), recipe.data.sequence_length, recipe.seed, recipe.data.order)
+    stream, length = open_stream(manifest, "train"), recipe.data.sequence_length
+    dataset = TokenDataset(stream, length, recipe.seed, recipe.data.order, recipe.model.vocab_size)
     model = initialise(GPT(recipe.model, recipe.data.sequence_length), recipe.seed)
     if recipe.init_from and at == 0:
-        _load_initial(model, Path(recipe.init_from))
-    model.to(device)
-    settler = settle.Settler(folder, device, at)
+        _load_initial(model, folder, Path(recipe.init_from))
+    _to_device(model, device)
+    settler = settle.Settler(folder, device, at, console.line)
     settle.threads(settler, config.machine.threads)
-    precision = settle.precision(settler, config.machine.precision, model)
-    share = world.share(recipe.train.tokens_per_step // recipe.data.sequence_length)
-    settle.micro_batch(settler, config.machine.micro_batch, model, precision, share)
+    share = world.share(recipe.train.tokens_per_step // length)
+    precision = settle.precision(settler, config.machine.precision, model, share)
+    micro_batch = settle.micro_batch(settler, config.machine.micro_batch, model, precision, share)
     training = Training(
         config=config,
         folder=folder,
@@ -93,7 +93,7 @@ def build_training(
         device=device,
         dataset=dataset,
         model=model,
-        forward=settle.compile_forward(settler, config.machine, model),
+        forward=settle.compile_forward(settler, config.machine, model, precision, micro_batch),
         optimizer=optim.make_optimizer(model, recipe.optim),
         scaler=torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
         precision=precision,
@@ -114,13 +114,6 @@ def open_stream(manifest: Manifest, split: str) -> TokenStream:
             "prepare it anew"
         )
     return stream
-
-
-def dataset_of(out: Path) -> Path | None:
-    """The dataset folder that a run was last trained on, if it is still there."""
-    attempts = read_lines(out / "attempts.jsonl")
-    path = Path(attempts[-1]["dataset"]["path"]) if attempts else None
-    return path if path is not None and path.is_dir() else None
 
 
 def _copy_tokenizer(folder: RunFolder, manifest: Manifest) -> None:
@@ -148,9 +141,25 @@ def _inherit(config: Config) -> Config:
     return dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, model=model, data=data))
 
 
-def _load_initial(model: GPT, source: Path) -> None:
-    path = checkpoint.find(RunFolder.open(source).checkpoints, "best")
+def _to_device(model: GPT, device: torch.device) -> None:
+    try:
+        model.to(device)
+    except RuntimeError as error:
+        if not machine.out_of_memory(error):
+            raise
+        raise UserError(
+            f"the model does not fit into the memory of {machine.describe(device)}: use a smaller one"
+        ) from None
+
+
+def _load_initial(model: GPT, folder: RunFolder, source: Path) -> None:
+    """Loads the best weights that `source` has when this run begins; which they were is a decision."""
+    decided = folder.decided("init_from", 0)
+    path = checkpoint.find(RunFolder.open(source).checkpoints, str(decided) if decided is not None else "best")
     tensors = checkpoint.load_tensors(path, "model.safetensors")
+    if decided is None:
+        step = checkpoint.read_state(path).step
+        folder.decide(0, "init_from", step, f"the best checkpoint of {source} when this run began")
     tensors["wpe.weight"] = tensors["wpe.weight"][: model.block_size]
     load_weights(model, tensors, str(path))
 
@@ -169,11 +178,11 @@ def _refuse_differences(folder: RunFolder, frozen: Config, config: Config) -> No
 
 
 def _refuse_other_dataset(folder: RunFolder, manifest: Manifest) -> None:
-    attempts: list[dict[str, Any]] = read_lines(folder.path / "attempts.jsonl")
-    if attempts and attempts[0]["dataset"]["fingerprint"] != manifest.fingerprint:
+    datasets = datasets_of(folder.path)
+    if datasets and datasets[0]["fingerprint"] != manifest.fingerprint:
         raise UserError(
             f"{manifest.folder} is not the dataset that {folder.path} was trained on "
-            f"({attempts[0]['dataset']['path']}); start a new run with another --out"
+            f"({datasets[0]['path']}); start a new run with another --out"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -56,6 +57,7 @@ class Training:
     step: int = 0  # updates made
     val_loss: dict[int, float] = field(default_factory=dict)  # by step, of this attempt
     metrics: Deferred = field(default_factory=Deferred)
+    stop: Callable[[], bool] = lambda: False  # whether the run was asked to end
 
     @property
     def sequences_per_step(self) -> int:
@@ -83,11 +85,20 @@ class Training:
             self.console.line(f"cannot write {self.folder.metrics.path} ({error.strerror}); its lines wait in memory")
 
 
+class Interrupted(Exception):
+    """The run was asked to end in the middle of a step."""
+
+
+class DeviceFull(Exception):
+    """A forward or backward pass did not fit into the device's memory."""
+
+
 def train_step(training: Training, index: int, micro_batch: int) -> tuple[Tensor, Tensor]:
     """Update number `index`, counted from 0: the whole global batch, in equal micro-batches.
 
     Returns the mean loss of the global batch in nats per token and the norm of its gradient before clipping, on
-    the device.
+    the device. Raises Interrupted, with weights and optimizer untouched, where the run is asked to end before the last
+    micro-batch; DeviceFull likewise where the forward or backward pass does not fit into memory.
     """
     recipe, device = training.config.recipe, training.device
     batch = index % recipe.overfit if recipe.overfit else index
@@ -99,9 +110,12 @@ def train_step(training: Training, index: int, micro_batch: int) -> tuple[Tensor
     training.optimizer.zero_grad(set_to_none=True)
     loss = torch.zeros((), device=device)
     for inputs, targets in micro_batches(training.dataset, numbers, training.world, micro_batch, device):
-        with autocast(device, training.precision):
+        if training.stop():
+            raise Interrupted
+        with memory_watched(), autocast(device, training.precision):
             micro_loss = training.forward(inputs, targets) / recipe.train.tokens_per_step
-        training.scaler.scale(micro_loss).backward()  # type: ignore[no-untyped-call]
+        with memory_watched():
+            training.scaler.scale(micro_loss).backward()  # type: ignore[no-untyped-call]
         loss += micro_loss.detach()
 
     training.scaler.unscale_(training.optimizer)
@@ -133,8 +147,8 @@ def micro_batches(
         yield to_device(inputs[rows], device), to_device(targets[rows], device)
 
 
-def train(training: Training, hooks: Sequence[Hook], stop: Callable[[], bool]) -> bool:
-    """Trains from `training.step` to the run's last step; False where `stop` asked to end before that.
+def train(training: Training, hooks: Sequence[Hook]) -> bool:
+    """Trains from `training.step` to the run's last step; False where it was asked to end before that.
 
     After each update come the hooks that are due, then the checkpoint: so a checkpoint at step n holds all that
     was written up to n.
@@ -144,19 +158,23 @@ def train(training: Training, hooks: Sequence[Hook], stop: Callable[[], bool]) -
             if hook.first:
                 hook.run(training)
     clock = Clock(training.step)
-    saved = training.step
+    saved = (checkpoint.steps(training.folder.checkpoints) or [-1])[-1]
     while training.step < training.steps:
-        loss, grad_norm = _step_in_memory(training)
+        try:
+            loss, grad_norm = _step_in_memory(training)
+        except Interrupted:
+            training.optimizer.zero_grad(set_to_none=True)
+            return _stopped(training, training.step if saved == training.step or save(training) else saved)
         training.step += 1
         step, last = training.step, training.step == training.steps
-        if step % training.config.observe.log.every == 0 or last:
+        if step % training.config.observe.log.every == 0 or step == 1 or last:
             _log(training, clock, loss, grad_norm)
         clock.pause()
         for hook in hooks:
             if last or (hook.every and step % hook.every == 0):
                 _write(training, training.metrics.flush())
                 hook.run(training)
-        stopping = stop()
+        stopping = training.stop()
         every = training.config.observe.checkpoint.every
         if last or stopping or (every and step % every == 0):
             saved = step if save(training) else saved
@@ -252,9 +270,7 @@ def _step_in_memory(training: Training) -> tuple[Tensor, Tensor]:
         micro_batch = int(training.folder.decided("micro_batch", training.step))
         try:
             return train_step(training, training.step, micro_batch)
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
+        except DeviceFull as error:
             if micro_batch == 1:
                 raise UserError(
                     "out of memory with a micro-batch of one sequence: use a smaller model or sequence"
@@ -264,6 +280,17 @@ def _step_in_memory(training: Training) -> tuple[Tensor, Tensor]:
             torch.cuda.empty_cache()
         training.folder.decide(training.step, "micro_batch", micro_batch // 2, f"out of memory with {micro_batch}")
         training.console.line(f"out of memory at step {training.step}: the micro-batch is now {micro_batch // 2}")
+
+
+@contextmanager
+def memory_watched() -> Iterator[None]:
+    """Turns an out-of-memory error of torch into DeviceFull."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise DeviceFull(str(error)) from error
 
 
 def _log(training: Training, clock: Clock, loss: Tensor, grad_norm: Tensor) -> None:

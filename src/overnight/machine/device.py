@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -18,19 +18,36 @@ from overnight.errors import UserError
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def choose_device(wanted: str) -> torch.device:
-    """The device called `wanted`; 'auto' is CUDA, then MPS, then the CPU. It is tried before it is returned."""
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+def choose_device(wanted: str, say: Callable[[str], None] = print) -> torch.device:
+    """The device called `wanted`; 'auto' is CUDA, then MPS, then the CPU. It is tried before it is returned,
+    and becomes
+    CUDA's current device. Where 'auto' passes over a GPU that does not work, `say` is told why."""
+    if wanted != "auto":
+        if wanted.split(":")[0] not in ("cpu", "cuda", "mps"):
+            raise UserError(f"--device {wanted}: choose among cpu, cuda, mps")
+        device, problem = _try(wanted)
+        if device is None:
+            raise UserError(f"--device {wanted} does not work here: {problem}")
+        return device
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    for name in (name for name, there in present.items() if there):
+        device, problem = _try(name)
+        if device is not None:
+            return device
+        say(f"not using {name}: {problem} (an older GPU may need another build of torch: see the README)")
+    return torch.device("cpu")
+
+
+def _try(name: str) -> tuple[torch.device | None, str]:
+    """The device, or why it cannot compute."""
     try:
-        device = torch.device(wanted)
-        torch.ones(8, device=device).sum().item()
+        device = torch.device(name)
+        torch.ones(8, 8, device=device).matmul(torch.ones(8, 8, device=device)).sum().item()
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"--device {wanted} does not work here: {reason}") from None
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise UserError(f"--device {wanted}: choose among cpu, cuda, mps")
-    return device
+        return None, (str(error).strip() or type(error).__name__).splitlines()[0]
+    return device, ""
 
 
 def describe(device: torch.device) -> str:
@@ -55,7 +72,9 @@ def precisions(device: torch.device) -> list[Precision]:
     if device.type == "cuda":
         major, _ = torch.cuda.get_device_capability(device)
         return ["tf32", "bf16"] if major >= 8 else ["fp32", "fp16"] if major == 7 else ["fp32"]
-    return ["fp32", "bf16"] if device.type == "cpu" else ["fp32"]
+    # a CPU without instructions for bfloat16 imitates them, slowly
+    real = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)() or platform.machine() in ("arm64", "aarch64")
+    return ["fp32", "bf16"] if device.type == "cpu" and real else ["fp32"]
 
 
 def check_precision(precision: Precision, device: torch.device) -> None:
@@ -100,7 +119,8 @@ def _probe(x: torch.Tensor) -> torch.Tensor:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the device's memory is full."""
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower()
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error).lower() for word in words)
 
 
 def versions() -> dict[str, str]:

@@ -15,17 +15,22 @@ from overnight.errors import UserError
 from overnight.machine import device as machine
 from overnight.machine.trial import Trials
 from overnight.model import GPT
-from overnight.runs import RunFolder
+from overnight.runs import RunFolder, read_lines
 
+Forward = Callable[[Tensor, Tensor], Tensor]
+ASKED = "asked for"
 CPU_TOKENS = 4096  # in a micro-batch on a CPU: enough to fill two cores, little enough for a laptop's memory
+TRIAL_TOKENS = 1024  # in a trial of a precision
 PRECISION_GAIN = 1.25  # times faster a less exact precision must be: timings are noisy
 
 
 class Settler:
     """Settles one choice after another for a run that goes on at `step`, and writes each to decisions.jsonl."""
 
-    def __init__(self, folder: RunFolder, device: torch.device, step: int) -> None:
-        self.folder, self.device, self.step = folder, device, step
+    def __init__(
+        self, folder: RunFolder, device: torch.device, step: int, say: Callable[[str], None] = lambda text: None
+    ) -> None:
+        self.folder, self.device, self.step, self.say = folder, device, step, say
         here = machine.describe(device)
         self.moved = folder.decided("device", step) != here  # what was found by trying elsewhere does not hold here
         if self.moved:
@@ -36,14 +41,22 @@ class Settler:
         comes up with."""
         decided = None if self.moved else self.folder.decided(name, self.step)
         if wanted is not None:
-            if wanted != decided:
-                self.folder.decide(self.step, name, wanted, "asked for")
-            return wanted
+            if self.moved or wanted != self._asked(name):
+                self.folder.decide(self.step, name, wanted, ASKED)
+                return wanted
+            return decided  # what was asked for before, or what the run had to make of it since
         if decided is not None:
             return decided
+        self.say(f"finding out which {name} to use")
         value, reason = find()
         self.folder.decide(self.step, name, value, reason)
         return value
+
+    def _asked(self, name: str) -> Any:
+        """What was last asked for under this name, None if nothing was since the run chose by itself."""
+        lines = read_lines(self.folder.path / "decisions.jsonl")
+        asked = [line["value"] for line in lines if line["name"] == name and line["reason"] == ASKED]
+        return asked[-1] if asked else None
 
 
 def threads(settler: Settler, wanted: int | None) -> int:
@@ -59,7 +72,7 @@ def _cores() -> Sequence[int]:
     return range(os.cpu_count() or 1)
 
 
-def precision(settler: Settler, wanted: Precision, model: GPT) -> Precision:
+def precision(settler: Settler, wanted: Precision, model: GPT, share: int) -> Precision:
     """The precision of matrix products: the fastest of those that the device has, timed on this model."""
     if wanted != "auto":
         machine.check_precision(wanted, settler.device)
@@ -68,10 +81,11 @@ def precision(settler: Settler, wanted: Precision, model: GPT) -> Precision:
         candidates = machine.precisions(settler.device)
         if len(candidates) == 1:
             return candidates[0], "the only one here"
-        trials = Trials[Precision](lambda p: _trial(model, settler.device, p, 1, 4))
+        size = max(1, min(share, TRIAL_TOKENS // model.block_size))
+        trials = Trials[Precision](lambda p: _trial(model, model, settler.device, p, size))
         return trials.fastest(candidates, PRECISION_GAIN)
 
-    found: Precision = settler.settle("precision", None if wanted == "auto" else wanted, find)
+    found: Precision = _fitting(lambda: settler.settle("precision", None if wanted == "auto" else wanted, find))
     machine.set_matmul_precision(found)
     return found
 
@@ -88,27 +102,48 @@ def micro_batch(settler: Settler, wanted: int | None, model: GPT, chosen: Precis
         if settler.device.type != "cuda":
             limit = _main_memory_limit(model)
             return max(size for size in sizes if size <= limit or size == 1), f"up to {CPU_TOKENS} tokens at once"
-        return Trials[int](lambda size: _trial(model, settler.device, chosen, size, 1)).fastest(sizes)
+        return Trials[int](lambda size: _trial(model, model, settler.device, chosen, size)).fastest(sizes)
 
+    return int(_fitting(lambda: settler.settle("micro_batch", wanted, find)))
+
+
+def _fitting(choose: Callable[[], Any]) -> Any:
+    """What `choose` comes up with; a UserError where the device's memory is too small for anything."""
     try:
-        return int(settler.settle("micro_batch", wanted, find))
+        return choose()
     except MemoryError as error:
         raise UserError(f"{error}: use a smaller model or a shorter --data.sequence-length") from None
 
 
-def compile_forward(settler: Settler, wanted: Machine, model: GPT) -> Callable[[Tensor, Tensor], Tensor]:
+def compile_forward(
+    settler: Settler, wanted: Machine, model: GPT, chosen: Precision, size: int
+) -> Callable[[Tensor, Tensor], Tensor]:
     """The model's forward pass, through torch.compile where that was chosen and works."""
+    compiled: Forward = torch.compile(model, dynamic=False)
 
     def find() -> tuple[bool, str]:
         if settler.device.type != "cuda":
             return False, "gains little off CUDA, and costs time at the start"
         problem = machine.compile_problem(settler.device)
-        return problem is None, problem or "works, by trial"
+        return (False, problem) if problem else _compile_trial(settler, model, compiled, chosen, size)
 
     choice = {"auto": None, "on": True, "off": False}[wanted.compile]
     if choice and (problem := machine.compile_problem(settler.device)):
         raise UserError(f"--compile on: {problem}; install it, or leave --compile out")
-    return torch.compile(model, dynamic=False) if settler.settle("compile", choice, find) else model
+    return compiled if settler.settle("compile", choice, find) else model
+
+
+def _compile_trial(settler: Settler, model: GPT, compiled: Forward, chosen: Precision, size: int) -> tuple[bool, str]:
+    """Whether the compiled model works and is faster than the plain one, timed in turn."""
+    try:
+        trials = Trials[Forward](lambda forward: _trial(forward, model, settler.device, chosen, size))
+        plain, fast = trials.time(model), trials.time(compiled)
+    except Exception as error:  # whatever goes wrong in a compiler must not end a run
+        torch._dynamo.reset()
+        return False, f"it failed: {str(error).strip().splitlines()[0][:200]}"
+    if plain is None or fast is None:
+        return False, "it does not fit into memory"
+    return fast < plain, f"sequences a second by trial: {1 / fast:.3g} compiled, {1 / plain:.3g} plain"
 
 
 def _main_memory_limit(model: GPT) -> int:
@@ -120,19 +155,20 @@ def _main_memory_limit(model: GPT) -> int:
     return max(1, int(tokens // model.block_size))
 
 
-def _trial(model: GPT, device: torch.device, chosen: Precision, size: int, repeat: int) -> tuple[float, float]:
+def _trial(forward: Forward, model: GPT, device: torch.device, chosen: Precision, size: int) -> tuple[float, float]:
     """Seconds of a forward and backward pass, in all and per sequence; leaves no gradients behind."""
     machine.set_matmul_precision(chosen)
+    ballast = [torch.empty_like(p) for p in model.parameters() for _ in range(2)]  # AdamW's moments will need as much
     tokens = torch.zeros(size, model.block_size, dtype=torch.int64, device=device)
     begin = time.perf_counter()
     with machine.memory_freed(device), torch.random.fork_rng(devices=[]):
         try:
-            for _ in range(repeat):
-                with machine.autocast(device, chosen):
-                    loss = model(tokens, tokens)
-                loss.backward()
+            with machine.autocast(device, chosen):
+                loss = forward(tokens, tokens)
+            loss.backward()  # type: ignore[no-untyped-call]
             loss.item()
         finally:
+            ballast.clear()
             model.zero_grad(set_to_none=True)
     seconds = time.perf_counter() - begin
-    return seconds, seconds / (size * repeat)
+    return seconds, seconds / size

@@ -33,7 +33,7 @@ class Trials(Generic[T]):
                     return None
                 raise
             self.left -= seconds
-            if trial or seconds > 1.0:  # a long trial needs no warming up
+            if trial or seconds > 10.0:  # the first one also pays for loading kernels; a very long one tells enough
                 best = per_sequence if best is None else min(best, per_sequence)
             if best is not None and (seconds > 1.0 or self.left < 0):
                 break
