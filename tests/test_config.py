@@ -197,6 +197,20 @@ def test_zero_is_refused_where_it_cannot_work(name: str) -> None:
         validate(with_leaf(GOOD, name, 0))
 
 
+@pytest.mark.parametrize("name", ["recipe.seed", "observe.sample.seed"])
+def test_a_seed_has_63_bits(name: str) -> None:
+    validate(with_leaf(GOOD, name, 2**63 - 1))
+    for value in (2**63, 99999999999999999999):
+        with pytest.raises(UserError, match=rf"^{name} is {value}: it must be below 2\*\*63"):
+            validate(with_leaf(GOOD, name, value))
+
+
+def test_a_number_that_no_float_holds_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match=r"grad_clip: 1000.* is too large") as error:
+        from_dict(with_header({"recipe": {"optim": {"grad_clip": 10**400}}}))
+    assert len(str(error.value)) < 100
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -260,6 +274,14 @@ def test_the_tokenizer_is_that_of_the_dataset() -> None:
         resolve(config, "bytes", 257)
     with pytest.raises(UserError, match=r"model\.vocab_size is 50257, but the dataset was prepared with 50256"):
         resolve(config, "gpt2", 50_256)
+
+
+def test_nothing_that_was_given_is_replaced() -> None:
+    for own in ({"vocab_size": 0}, {"n_head": 0}):
+        with pytest.raises(UserError, match=r"(vocab_size|n_head) is 0"):
+            resolve(Config(recipe=Recipe(model=ModelConfig(**own))), "gpt2", 50_257)
+    with pytest.raises(UserError, match=r"data\.tokenizer is , but"):
+        resolve(with_leaf(Config(), "recipe.data.tokenizer", ""), "gpt2", 50_257)
 
 
 @pytest.mark.parametrize("train", [TrainConfig(steps=0), TrainConfig(tokens=0), TrainConfig(tokens_per_step=0)])

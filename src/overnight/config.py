@@ -7,6 +7,7 @@ Training is a pure function of (recipe, dataset, decisions, step); so `recipe` i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import types
@@ -241,7 +242,9 @@ def _convert(hint: Any, value: Any, where: str, base: Any) -> Any:
         return value
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        with contextlib.suppress(OverflowError):
+            return float(value)
+        raise UserError(f"{where}: {str(value)[:20]}... is too large")
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         names = " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)
         raise UserError(f"{where}: expected {names}, got {value!r}")
@@ -264,8 +267,8 @@ def resolve(config: Config, tokenizer: str, vocab_size: int) -> Config:
     train = recipe.train
     if train.tokens is not None and train.tokens_per_step > 0:
         train = dataclasses.replace(train, steps=math.ceil(train.tokens / train.tokens_per_step), tokens=None)
-    model = dataclasses.replace(recipe.model, vocab_size=recipe.model.vocab_size or vocab_size)
-    data = dataclasses.replace(recipe.data, tokenizer=recipe.data.tokenizer or tokenizer)
+    model = dataclasses.replace(recipe.model, vocab_size=_given(recipe.model.vocab_size, vocab_size))
+    data = dataclasses.replace(recipe.data, tokenizer=_given(recipe.data.tokenizer, tokenizer))
     resolved = dataclasses.replace(config, recipe=dataclasses.replace(recipe, train=train, model=model, data=data))
     for name, own, dataset in (
         ("data.tokenizer", data.tokenizer, tokenizer),
@@ -279,6 +282,10 @@ def resolve(config: Config, tokenizer: str, vocab_size: int) -> Config:
     return resolved
 
 
+def _given(own: T | None, otherwise: T) -> T:
+    return otherwise if own is None else own
+
+
 def validate(config: Config) -> None:
     """Raises a UserError that names the first thing that cannot work."""
     recipe = config.recipe
@@ -288,6 +295,8 @@ def validate(config: Config) -> None:
             raise UserError(f"{name} is {value}: it must be a finite number")
         if value < 0 or (value == 0 and name in POSITIVE):
             raise UserError(f"{name} is {value}: it must be {'above 0' if name in POSITIVE else '0 or more'}")
+        if name in SEEDS and value >= 2**63:
+            raise UserError(f"{name} is {value}: it must be below 2**63")
     if model.n_embd % model.n_head:
         raise UserError(f"model.n_embd {model.n_embd} is not a multiple of model.n_head {model.n_head}")
     if not model.dropout < 1:
@@ -311,6 +320,8 @@ POSITIVE = {
     "machine.micro_batch", "machine.threads", "observe.log.every", "observe.checkpoint.keep_last",
     "observe.sample.length", "observe.sample.samples",
 }  # fmt: skip
+
+SEEDS = {"recipe.seed", "observe.sample.seed"}  # what numpy and torch take
 
 
 def _numbers(value: Any, prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -19,7 +19,7 @@ class Console:
         self.shown = ""
         if log is not None:
             with contextlib.suppress(OSError):
-                self.log = log.open("a", encoding="utf-8")
+                self.log = log.open("a", encoding="utf-8", errors="replace")
 
     def line(self, text: str = "") -> None:
         """Prints a line above the live one and writes it to the log."""
@@ -60,7 +60,10 @@ class Console:
     def _write(self, text: str) -> None:
         # the terminal may be gone (SIGHUP), or the pipe's reader: the run goes on, and log.txt has it all
         with contextlib.suppress(OSError, ValueError):
-            self.stream.write(text)
+            try:
+                self.stream.write(text)
+            except UnicodeEncodeError as error:  # characters that its encoding lacks
+                self.stream.write(text.encode(error.encoding, "replace").decode(error.encoding))
             self.stream.flush()
 
     def _log(self, text: str) -> None:

@@ -22,7 +22,11 @@ class World:
 
 def current_world() -> World:
     """The world that the launcher described in the environment; a world of one without a launcher."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    given = os.environ.get("WORLD_SIZE", "1")
+    try:
+        size = int(given)
+    except ValueError:
+        raise UserError(f"the environment variable WORLD_SIZE is {given!r}, not a number: unset it") from None
     if size != 1:
         raise UserError(
             f"started as {size} processes (WORLD_SIZE): this version trains in one; start it without torchrun"

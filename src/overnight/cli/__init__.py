@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 
@@ -50,18 +51,18 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def guarded(arguments: Sequence[str]) -> int:
-    """`run`, with a user's mistake as one line on stderr and exit code 2."""
+    """`run`, with a user's mistake, or what the system refuses, as one line on stderr and exit code 2."""
     debug = "--debug" in arguments
     try:
         return run([argument for argument in arguments if argument != "--debug"])
-    except UserError as error:
-        if debug:
-            raise
-        print(f"overnight: {error}", file=sys.stderr)
-        return 2
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has gone
         sys.stdout = None  # what is still buffered has nowhere to go
         return 1
+    except (UserError, OSError) as error:
+        if debug:
+            raise
+        print(f"overnight: {_refused(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         if debug:
             raise
@@ -69,6 +70,15 @@ def guarded(arguments: Sequence[str]) -> int:
         return 130
 
 
+def _refused(error: OSError) -> str:
+    """What the system refused, such as a folder in whose place is a file, or a full disk."""
+    if error.strerror is None:
+        return str(error) or type(error).__name__
+    return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+
+
 def main() -> None:
     """Entry point of the console script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a character that the terminal lacks is no reason to stop
     sys.exit(guarded(sys.argv[1:]))

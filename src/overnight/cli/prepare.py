@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from overnight.cli.arguments import parse
+from overnight.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def main(arguments: Sequence[str]) -> int:
     from overnight.data.sizes import parse_count
     from overnight.data.sources import open_source
 
+    if not 0 <= given.seed < 2**63:
+        raise UserError(f"prepare: --seed is {given.seed}: it must be 0 or more, and below 2**63")
     options = PrepareOptions(
         tokenizer=given.tokenizer,
         shard_tokens=parse_count(given.shard_tokens),

@@ -21,6 +21,8 @@ class Arguments:
 
     run: Annotated[Path, tyro.conf.Positional]
     """The run folder."""
+    text: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[-]")] = ""
+    """'-' reads the prompt from standard input."""
     prompt: str | None = None
     """What the text begins with; '-' reads it from standard input. Empty: starts from end-of-text."""
     prompt_file: Path | None = None
@@ -56,12 +58,16 @@ def main(arguments: Sequence[str]) -> int:
     ):
         if value < least:
             raise UserError(f"sample: --{name} is {value}: it must be {least} or more")
+    if not 0 <= given.seed < 2**63:
+        raise UserError(f"sample: --seed is {given.seed}: it must be 0 or more, and below 2**63")
     if given.temperature < 0 or not 0 < given.top_p <= 1:
         raise UserError("sample: --temperature must be 0 or more, --top-p above 0 and at most 1")
     prompt = _prompt(given)
     from overnight.api import load
+    from overnight.hooks import prompt_ids
 
     model = load(given.run, given.checkpoint, given.device)
+    prompt_ids(model.tokenizer, prompt)  # one that cannot be encoded is refused before anything is printed
     for number in range(given.samples):
         if number:
             print("\n" + "-" * 40)
@@ -85,10 +91,15 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _prompt(given: Arguments) -> str:
-    if given.prompt is not None and given.prompt_file is not None:
-        raise UserError("sample: give --prompt or --prompt-file, not both")
-    if given.prompt == "-" or (given.prompt_file is not None and str(given.prompt_file) == "-"):
-        return sys.stdin.read()
+    if given.text not in ("", "-"):
+        raise UserError(f"sample: what is '{given.text}'? A prompt is given with --prompt TEXT, or '-' to read it")
+    if (given.prompt is not None) + (given.prompt_file is not None) + bool(given.text) > 1:
+        raise UserError("sample: give one of --prompt, --prompt-file and '-'")
+    if "-" in (given.text, given.prompt, str(given.prompt_file)):
+        try:
+            return sys.stdin.read()
+        except UnicodeDecodeError as error:
+            raise UserError(f"sample: standard input: {error}") from None
     if given.prompt_file is None:
         return given.prompt or ""
     try:

@@ -21,7 +21,7 @@ from overnight.cli.arguments import parse
 from overnight.config import Config, Machine, Observe, Recipe
 from overnight.errors import UserError, suggestion
 from overnight.presets import PRESETS
-from overnight.runs import RunFolder, read_lines
+from overnight.runs import RunFolder, datasets_of, read_lines
 
 STOPPED = 75  # sysexits.h: EX_TEMPFAIL, "try again later"
 
@@ -51,7 +51,7 @@ class Arguments:
 
 def main(arguments: Sequence[str]) -> int:
     arguments = _switches(arguments)
-    name = parse(Arguments, arguments, "train").preset
+    name = _preset_name(arguments)
     base, out = read_config(name)
     defaults = Arguments(preset=name, recipe=base.recipe, machine=base.machine, observe=base.observe)
     given = parse(Arguments, arguments, "train", defaults)
@@ -70,6 +70,17 @@ def main(arguments: Sequence[str]) -> int:
     if given.detach:
         return _detach([argument for argument in arguments if argument != "--detach"], out)
     return _train(config, data, out, arguments)
+
+
+def _preset_name(arguments: Sequence[str]) -> str:
+    """Which preset; `--help` beside one is left for when its values are known."""
+    others = [argument for argument in arguments if argument not in ("-h", "--help")]
+    try:
+        return parse(Arguments, others, "train").preset
+    except UserError:
+        if len(others) == len(arguments):
+            raise
+        return parse(Arguments, arguments, "train").preset
 
 
 def _train(config: Config, data: Path, out: Path, arguments: Sequence[str]) -> int:
@@ -102,15 +113,30 @@ def read_config(name: str) -> tuple[Config, Path | None]:
     )
 
 
-def _read_toml(path: Path) -> Config:
-    """`preset = NAME` and below it any of the flags, a table for each section: [train] steps = 100."""
+def _read_toml(path: Path, before: tuple[Path, ...] = ()) -> Config:
+    """`preset = NAME` and below it any of the flags, a table for each section: [train] steps = 100.
+
+    The preset may be another such file; `before` are those that led here. It may not be a function: a file that
+    somebody sent calls no code.
+    """
+    if path.resolve() in before:
+        raise UserError(f"train: {path}: its preset leads back to itself")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"train: {path} does not exist") from None
     except (OSError, ValueError) as error:
         raise UserError(f"train: {path}: {error}") from None
-    base = read_config(str(values.pop("preset", "gpt2-124m")))[0]
+    name = str(values.pop("preset", "gpt2-124m"))
+    if name in PRESETS:
+        base = PRESETS[name]()
+    elif name.endswith(".toml"):
+        base = _read_toml(Path(name), (*before, path.resolve()))
+    else:
+        raise UserError(
+            f"train: {path}: preset '{name}' is neither a TOML file nor a name that `overnight presets` lists"
+            f"{suggestion(name, PRESETS)}"
+        )
     sections: dict[str, dict[str, Any]] = {"recipe": {}, "machine": {}, "observe": {}}
     owner = {
         item.name: section
@@ -129,9 +155,11 @@ def _call(name: str) -> Config:
     module, _, function = name.partition(":")
     sys.path.insert(0, "")  # a module in the current folder, as `python -m` finds it
     try:
-        made = getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"train: {name}: {error}") from None
+        found = getattr(importlib.import_module(module), function)
+        made = found()
+    except Exception as error:  # it is the user's code
+        what = " ".join(str(error).split())
+        raise UserError(f"train: {name}: {type(error).__name__}: {what} (--debug shows where)") from error
     if not isinstance(made, Config):
         raise UserError(f"train: {name} gave {type(made).__name__}, not an overnight.Config")
     return made
@@ -164,8 +192,8 @@ def _one_length(base: Recipe, given: Recipe) -> Recipe:
 
 
 def _last_dataset(out: Path) -> Path | None:
-    attempts = read_lines(out / "attempts.jsonl")
-    return Path(attempts[-1]["dataset"]["path"]) if attempts else None
+    used = datasets_of(out)
+    return Path(used[-1]["path"]) if used else None
 
 
 def _detach(arguments: list[str], out: Path) -> int:
@@ -177,7 +205,7 @@ def _detach(arguments: list[str], out: Path) -> int:
         options = {"creationflags": subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP}
     with (out / "log.txt").open("ab") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "overnight", "train", *arguments],
+            [sys.executable, "-P", "-m", "overnight", "train", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,

@@ -73,7 +73,9 @@ def planned(request: Request, say: Progress) -> tuple[Plan, Tokenizer]:
     if old is not None and not differences(request.settings, _kept_settings(old, request)):
         if (old.source, old.parts) == (request.described, parts):
             say.line(f"going on with {request.out}")
-            return replace(old, settings=request.settings), load(request.options.tokenizer, _existing(file))
+            return replace(old, settings=request.settings), load(
+                request.options.tokenizer, _existing(file), trusted=True
+            )
         if finished:
             say.line("the source has changed: looking at it anew")
     seen, tokenizer = _surveyed(request, say)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,9 @@ __all__ = [
     "repair",
     "train",
 ]
+
+
+TRUST = "OVERNIGHT_TRUST"  # the import paths that may be loaded because a folder names them
 
 
 def _plain(name: str) -> None:
@@ -82,11 +86,20 @@ def needs_texts(name: str) -> bool:
     return _factory(name).needs_texts
 
 
-def load(name: str, file: Path | None) -> Tokenizer:
+def load(name: str, file: Path | None, *, trusted: bool = False) -> Tokenizer:
     """The tokenizer that a dataset or a run was made with: `name` from its manifest, `file` its tokenizer.json.
 
     `file` is None where there is none. Raises UserError for an unknown name and a missing or broken file.
+
+    An import path (`my_package.module:factory`) is code, and the folder that names it may be a stranger's. So it is
+    imported only where the user wrote the name himself (`trusted`), or where the environment variable OVERNIGHT_TRUST
+    lists it: names, separated by commas. Otherwise it is a UserError that says so.
     """
+    if not (trusted or _is_own(name) or name in os.environ.get(TRUST, "").split(",")):
+        raise UserError(
+            f"tokenizer {name!r} is an import path: loading it runs the code of that module; "
+            f"where you trust it, set the environment variable {TRUST}={name!r} (several: separated by commas)"
+        )
     factory = _factory(name)
     try:
         content = None if file is None else file.read_text(encoding="utf-8")
@@ -105,9 +118,13 @@ def _required(name: str, content: str | None) -> str:
     return content
 
 
+def _is_own(name: str) -> bool:
+    """Whether it is found without importing anything, if at all."""
+    return name.partition(":")[0] in TOKENIZERS or ":" not in name
+
+
 def _factory(name: str) -> Factory:
-    kind, colon, _ = name.partition(":")
-    factory = TOKENIZERS.get(kind) if kind in TOKENIZERS or not colon else _imported(name)
+    factory = TOKENIZERS.get(name.partition(":")[0]) if _is_own(name) else _imported(name)
     if factory is None:
         known = ["gpt2", "bytes", "chars", "bpe:SIZE"]
         raise UserError(f"there is no tokenizer '{name}'{suggestion(name, known)}; there are {', '.join(known)}")
@@ -116,7 +133,7 @@ def _factory(name: str) -> Factory:
 
 
 def _imported(path: str) -> Factory:
-    """The Factory at an import path. Nothing else is called: a path may come from a stranger's dataset."""
+    """The Factory at an import path that the caller trusts; nothing but the import is executed."""
     module, _, attribute = path.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
