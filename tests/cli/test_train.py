@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from overnight import checkpoint
+from overnight.errors import UserError
+from overnight.presets import PRESETS
 from overnight.runs import RunFolder, read_lines
 
 
@@ -84,7 +88,7 @@ def test_more_steps_continue_and_are_a_decision(overnight, dataset, tiny, tmp_pa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--optim.lr", "0.5"], "optim.lr: 0.002 in the run, 0.5 now"),
+        (["--optim.lr", "0.5"], f"optim.lr: {PRESETS['demo']().recipe.optim.lr} in the run, 0.5 now"),
         (["--seed", "7"], "seed: 1337 in the run, 7 now"),
     ],
 )
@@ -117,20 +121,25 @@ def test_another_dataset_is_refused(run, overnight, tiny, tmp_path):
         (["demo", "--train.steps", "5", "--train.tokens", "5000"], "keep one"),
         (["missing.toml"], "missing.toml"),
         (["nothing:there"], "nothing"),
+        (["demo", "--seed", str(2**63), "--data", "DATASET"], "seed is 9223372036854775808: it must be below 2**63"),
+        (["demo", "--seed", "-1", "--data", "DATASET"], "seed is -1"),
+        (["demo", "--model.n-head", "0", "--data", "DATASET"], "model.n_head is 0"),
+        (["demo", "--model.vocab-size", "0", "--data", "DATASET"], "model.vocab_size is 0"),
     ],
 )
-def test_mistakes_get_one_line_and_exit_code_2(overnight, tmp_path, arguments, message):
+def test_mistakes_get_one_line_and_exit_code_2(overnight, dataset, tmp_path, arguments, message):
+    arguments = [dataset if argument == "DATASET" else argument for argument in arguments]
     done = overnight("train", *arguments, check=False, cwd=tmp_path)
     assert done.returncode == 2
     assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.rglob("config.json"))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--data.sequence-length", "100"], "the nearest are"),
-        (["--model.n-head", "3"], "model.n_head 3"),
+        (["--model.n-head", "7"], "model.n_head 7"),
         (["--device", "cuda:9"], "--device cuda:9"),
         (["--precision", "fp16"], "fp16"),
         (["--sample.prompt", "é" * 3, "--train.steps", "-1"], "train.steps is -1"),
@@ -162,6 +171,87 @@ def test_a_function_gives_a_configuration(overnight, tmp_path):
     assert json.loads(overnight("train", "mine:small", "--print-config", cwd=tmp_path).stdout)["preset"] == "small"
 
 
+RAISES = """
+def fails():
+    raise RuntimeError("two\\nlines")
+
+def gives_none():
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("content", "function", "message"),
+    [
+        (RAISES, "fails", "mine_raises:fails: RuntimeError: two lines"),
+        (RAISES, "gives_none", "mine_raises:gives_none gave NoneType"),
+        (RAISES, "absent", "mine_raises:absent: AttributeError"),
+        ("1 +", "fails", "mine_raises:fails: SyntaxError"),
+        ("1 / 0", "fails", "mine_raises:fails: ZeroDivisionError"),
+    ],
+)
+def test_what_a_function_raises_is_one_line_that_names_it(overnight, tmp_path, content, function, message):
+    (tmp_path / "mine_raises.py").write_text(content)
+    sys.modules.pop("mine_raises", None)
+    importlib.invalidate_caches()
+    done = overnight("train", f"mine_raises:{function}", check=False, cwd=tmp_path)
+    assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
+    if function == "fails" and content is RAISES:
+        with pytest.raises(UserError) as error:
+            overnight("train", f"mine_raises:{function}", "--debug", check=False, cwd=tmp_path)
+        assert isinstance(error.value.__cause__, RuntimeError)
+
+
+def test_a_toml_file_calls_no_code_and_reads_no_other_formats(run, overnight, tmp_path):
+    (tmp_path / "evil.py").write_text("import pathlib\npathlib.Path('executed').touch()\n")
+    for name in ("evil:f", str(run), str(run / "config.json"), "gpt2-123m"):
+        (tmp_path / "a.toml").write_text(f'preset = "{name}"\n')
+        done = overnight("train", "a.toml", "--print-config", check=False, cwd=tmp_path)
+        assert done.returncode == 2 and "neither a TOML file nor a name" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "executed").exists()
+
+
+def test_toml_files_build_on_each_other_but_not_in_a_circle(overnight, tmp_path):
+    (tmp_path / "a.toml").write_text('preset = "b.toml"\n[train]\nsteps = 7\n')
+    (tmp_path / "b.toml").write_text('preset = "demo"\nseed = 5\n[train]\nsteps = 6\n')
+    shown = json.loads(overnight("train", "a.toml", "--print-config", cwd=tmp_path).stdout)
+    assert (shown["preset"], shown["recipe"]["seed"], shown["recipe"]["train"]["steps"]) == ("a", 5, 7)
+    for circle in ("a.toml", "b.toml", "./a.toml"):
+        (tmp_path / "b.toml").write_text(f'preset = "{circle}"\n')
+        done = overnight("train", "a.toml", "--print-config", check=False, cwd=tmp_path)
+        assert done.returncode == 2 and "its preset leads back to itself" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["demo", "gpt2-350m", "shakespeare-char"])
+def test_help_shows_the_values_of_the_preset(overnight, name):
+    recipe = PRESETS[name]().recipe
+    for arguments in ([name, "--help"], ["--help", name], [name, "--seed", "1", "-h"]):
+        shown = " ".join(re.sub("[│╭╮╰╯─]", " ", overnight("train", *arguments).stdout).split())
+        for flag, value in (
+            ("--model.n-layer INT", recipe.model.n_layer),
+            ("--optim.lr FLOAT", recipe.optim.lr),
+            ("--train.steps INT", recipe.train.steps),
+        ):
+            assert re.search(rf"{flag} [^-]*\(default: {value}\)", shown), (flag, value)
+
+
+def test_help_without_a_preset(overnight):
+    assert "--model.n-layer" in overnight("train", "--help").stdout
+    unknown = overnight("train", "gpt2-123m", "--help", check=False)
+    assert unknown.returncode == 2 and "did you mean gpt2-124m" in unknown.stderr
+
+
+def test_an_attempt_without_its_dataset_is_named(run, overnight, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "config.json").write_bytes((run / "config.json").read_bytes())
+    (out / "attempts.jsonl").write_text('{"attempt": 1}\n')
+    done = overnight("train", out, check=False)
+    assert done.returncode == 2 and "attempts.jsonl, line 1: 'dataset' is missing" in done.stderr
+
+
 def test_tokens_instead_of_steps(overnight, dataset, tiny, tmp_path):
     tiny = [*tiny]
     del tiny[tiny.index("--train.steps") :][:2], tiny[tiny.index("--train.steps") : tiny.index("--train.steps") + 2]
@@ -177,13 +267,16 @@ def test_overfitting_one_batch(overnight, dataset, tiny, tmp_path):
     assert losses[-1] < 0.6 * losses[0]
 
 
-def test_evaluations_and_samples_change_nothing(run, overnight, dataset, tiny, tmp_path):
-    quiet = tmp_path / "quiet"
-    overnight("train", "demo", "--data", dataset, "--out", quiet, *tiny, "--eval.every", "0", "--sample.every", "0")
+def test_evaluations_and_samples_change_nothing(overnight, dataset, tiny, tmp_path):
+    """With dropout, so that also what they might do to the global random state is seen."""
+    loud, quiet = tmp_path / "loud", tmp_path / "quiet"
+    arguments = ["train", "demo", "--data", dataset, *tiny, "--model.dropout", "0.1"]
+    overnight(*arguments, "--out", loud)
+    overnight(*arguments, "--out", quiet, "--eval.every", "0", "--sample.every", "0")
     for name in ("model.safetensors", "optimizer.safetensors"):
-        a, b = (folder / "checkpoints" / "step_00000012" / name for folder in (run, quiet))
+        a, b = (folder / "checkpoints" / "step_00000012" / name for folder in (loud, quiet))
         assert a.read_bytes() == b.read_bytes()
-    assert lines(run / "metrics.jsonl", "train") == lines(quiet / "metrics.jsonl", "train")
+    assert lines(loud / "metrics.jsonl", "train") == lines(quiet / "metrics.jsonl", "train")
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, "stop"])
@@ -231,6 +324,22 @@ def test_detached_it_survives_a_hangup_and_stops_cleanly(overnight, dataset, tin
     wait_for_step(out, step + 20)
     overnight("stop", out)
     assert "checkpoint written" in (out / "log.txt").read_text()
+
+
+def test_what_is_detached_imports_nothing_from_the_current_folder_but_what_it_is_told_to(
+    overnight, dataset, tiny, tmp_path
+):
+    (tmp_path / "tomllib.py").write_text("import pathlib\npathlib.Path('executed').touch()\n")
+    (tmp_path / "mine_detached.py").write_text(
+        "import overnight\n\ndef config():\n    return overnight.preset('demo')\n"
+    )
+    arguments = ["train", "mine_detached:config", "--data", dataset, "--out", "run", *tiny, "--detach"]
+    overnight(*arguments, cwd=tmp_path)
+    wait_for_step(tmp_path / "run", 12)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_detached_a_mistake_is_told(overnight, tmp_path):
     failed = overnight("train", "demo", "--data", "nowhere", "--out", tmp_path / "other", "--detach", check=False)
     assert failed.returncode == 2 and "nowhere" in failed.stderr
 
@@ -291,19 +400,6 @@ def test_init_from_another_run(run, overnight, dataset, tiny, tmp_path):
     assert abs(lines(out / "metrics.jsonl", "eval")[0]["val_loss"] - theirs) < 0.5
     none = overnight("train", "finetune-shakespeare", "--data", dataset, "--out", tmp_path / "none", check=False)
     assert none.returncode == 2 and "--init-from" in none.stderr
-
-
-def test_sample(run, overnight):
-    options = ["--max-new-tokens", "50", "--seed", "3"]
-    once = overnight("sample", run, "--prompt", "def ", *options).stdout
-    assert once.startswith("def ") and once == overnight("sample", run, "--prompt", "def ", *options).stdout
-    uncached = overnight("sample", run, "--prompt", "def ", *options, "--no-cache").stdout
-    assert uncached == once  # 50 tokens are past the context of 32
-    assert overnight("sample", run, "--prompt", "-", *options, input="def ").stdout == once
-    assert overnight("sample", run, "--prompt", "def ", *options, "--seed", "4").stdout != once
-    assert len(overnight("sample", run, *options, "--checkpoint", "8", "--samples", "2").stdout) > 50
-    missing = overnight("sample", run, "--checkpoint", "9", check=False)
-    assert missing.returncode == 2 and "there are: last, best, 8, 12" in missing.stderr
 
 
 def test_python_interface(run):
