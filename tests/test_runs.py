@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -507,6 +508,7 @@ def test_nobody_who_starts_is_refused_because_another_looks(tmp_path: Path) -> N
             assert child.stdout is not None
             assert child.stdout.readline() == "looking\n"
             for _ in range(100):
+                time.sleep(0.002)  # so that the other process looks between any two
                 with run.lock():
                     assert json.loads((run.path / "lock").read_text())["pid"] == os.getpid()
             assert child.poll() is None
