@@ -118,7 +118,7 @@ def write(rows: list[dict[str, float]]) -> None:
         f"{facts['device']}, torch {facts['torch']}, Python {facts['python']}, {facts['date']}; "
         "`python benchmarks/shakespeare_char.py`\n",
         "| | nanoGPT | overnight |\n|---|---|---|",
-        f"| wall-clock of the process, median of {len(rows)} | {median['nanogpt']:.1f} s | {median['overnight']:.1f} s |",
+        f"| process wall-clock, median of {len(rows)} | {median['nanogpt']:.1f} s | {median['overnight']:.1f} s |",
         f"| whole validation split, last weights | {median['nanogpt loss']:.4f} | {median['overnight loss']:.4f} |",
         f"\nnanoGPT's time over ours, median of the turns: {ratio:.2f}",
     ]

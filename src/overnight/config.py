@@ -150,7 +150,7 @@ class EvalConfig:
     every: int = 250
     """Steps between evaluations; 0: never."""
     tokens: int = 10_485_760
-    """Validation tokens, always the same first ones; 0: the whole split."""
+    """Validation tokens: always the same, spread evenly over the split; 0: the whole split."""
 
 
 @dataclass(frozen=True)

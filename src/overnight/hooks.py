@@ -23,7 +23,7 @@ EVAL_TOKENS = 8192  # computed at once on the CPU
 
 @dataclass
 class Validation:
-    """Measures the loss on the validation split's first `tokens` tokens, always the same ones."""
+    """Measures the loss on `tokens` tokens of the validation split (0: all), always the same ones."""
 
     every: int
     stream: TokenStream

@@ -33,13 +33,20 @@ class Loss:
 def blocks(
     stream: TokenStream, length: int, limit: int
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """The first `limit` targets of a stream (0: all) as consecutive rows of `length` inputs and targets.
+    """A stream's targets as rows of `length` inputs and targets: all of them, or (`limit` above 0) at most so
+    many, in rows
+    spread evenly over the stream, which stand for the whole better than its first ones.
 
-    Every token but the stream's first is a target exactly once; the last row is filled with ignored targets.
+    The rows follow from the stream's length alone. Without a limit every token but the first is a target
+    exactly once. What a row lacks is filled with ignored targets.
     """
-    end = min(limit or stream.length - 1, stream.length - 1)
-    for start in range(0, end, length):
-        count = min(length, end - start)
+    total = stream.length - 1
+    rows, left = -(-total // length), min(limit or total, total)
+    taken = -(-left // length)
+    for number in range(taken):
+        start = number * rows // taken * length
+        count = min(length, total - start, left)
+        left -= count
         ids = stream.read(start, count + 1).astype(np.int64)
         yield np.pad(ids[:-1], (0, length - count)), np.pad(ids[1:], (0, length - count), constant_values=IGNORE)
 
