@@ -540,3 +540,12 @@ def test_a_file_system_without_locks_has_no_phantom_on_it(
     run = run_at(tmp_path / "run")
     with run.lock():
         assert run.holder() is None
+
+
+def test_a_line_that_is_no_decision_is_named(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", Config())
+    folder.decide(0, "micro_batch", 4, "by trial")
+    with (tmp_path / "run" / "decisions.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 3}\n')
+    with pytest.raises(UserError, match=r"decisions.jsonl, line 2: not a decision"):
+        RunFolder.open(tmp_path / "run")

@@ -133,6 +133,9 @@ class RunFolder:
             raise UserError(f"{path} {what}; `overnight train PRESET --out {path}` makes one")
         folder = cls(path)
         folder._decisions = read_lines(path / "decisions.jsonl")
+        for number, line in enumerate(folder._decisions, 1):
+            if not isinstance(line.get("name"), str) or not isinstance(line.get("step"), int) or "value" not in line:
+                raise UserError(f"{path / 'decisions.jsonl'}, line {number}: not a decision; the file was changed")
         return folder
 
     @classmethod
