@@ -1,7 +1,8 @@
-"""Training metrics on their way from the device to metrics.jsonl, without making the device wait."""
+"""Training metrics on their way from the device to metrics.jsonl, without making the device wait; and the clock."""
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -49,3 +50,36 @@ class Deferred:
         ready = [measured.read() for measured in self.waiting]
         self.waiting.clear()
         return ready
+
+
+class Clock:
+    """Time spent in training steps, apart from hooks and checkpoints."""
+
+    def __init__(self, step: int) -> None:
+        self.begun = self.since = time.perf_counter()
+        self.spent = 0.0
+        self.first_step = self.marked_step = step
+        self.total = 0.0
+
+    def pause(self) -> None:
+        self.spent += time.perf_counter() - self.since
+
+    def resume(self) -> None:
+        self.since = time.perf_counter()
+
+    def lap(self, step: int) -> tuple[float, float]:
+        """Seconds a step since the last lap, and over all steps so far."""
+        moment = time.perf_counter()
+        self.spent += moment - self.since
+        self.since = moment
+        lap = self.spent / max(1, step - self.marked_step)
+        self.total += self.spent
+        self.spent, self.marked_step = 0.0, step
+        return lap, self.total / max(1, step - self.first_step)
+
+
+def duration(seconds: float) -> str:
+    """1:02:03, or 2:03 below an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -20,7 +20,7 @@ from overnight.errors import UserError
 from overnight.loader import Numbers, TokenDataset, hash64, to_device
 from overnight.loss import IGNORE
 from overnight.machine.device import autocast, out_of_memory
-from overnight.metrics import Deferred
+from overnight.metrics import Clock, Deferred, duration
 from overnight.model import GPT, load_weights, weights
 from overnight.runs import RunFolder, now
 
@@ -238,32 +238,6 @@ def restore(training: Training) -> None:
     training.step = state.step
 
 
-class Clock:
-    """Time spent in training steps, apart from hooks and checkpoints."""
-
-    def __init__(self, step: int) -> None:
-        self.begun = self.since = time.perf_counter()
-        self.spent = 0.0
-        self.first_step = self.marked_step = step
-        self.total = 0.0
-
-    def pause(self) -> None:
-        self.spent += time.perf_counter() - self.since
-
-    def resume(self) -> None:
-        self.since = time.perf_counter()
-
-    def lap(self, step: int) -> tuple[float, float]:
-        """Seconds a step since the last lap, and over all steps so far."""
-        moment = time.perf_counter()
-        self.spent += moment - self.since
-        self.since = moment
-        lap = self.spent / max(1, step - self.marked_step)
-        self.total += self.spent
-        self.spent, self.marked_step = 0.0, step
-        return lap, self.total / max(1, step - self.first_step)
-
-
 def _step_in_memory(training: Training) -> tuple[Tensor, Tensor]:
     """One step, with half the micro-batch for the rest of the run whenever the device's memory is full."""
     while True:
@@ -323,13 +297,6 @@ def _progress(training: Training, step: int, fields: dict[str, Any], seconds: di
         f"step {step}/{training.steps} | loss {fields['loss']:.4f}{last_val} | lr {fields['lr']:.2e} | "
         f"norm {fields['grad_norm']:.2f} | {speed} | {duration(seconds['left'])} left"
     )
-
-
-def duration(seconds: float) -> str:
-    """1:02:03, or 2:03 below an hour."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _stopped(training: Training, saved: int) -> bool:
