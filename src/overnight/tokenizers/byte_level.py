@@ -44,20 +44,17 @@ def _bytes_in_order() -> dict[str, int]:
 BYTE_OF = _bytes_in_order()
 
 
-def unprintable(name: str) -> bytes:
-    """The bytes of a token from its name in a merge table; KeyError where it is not one."""
-    return bytes([BYTE_OF[character] for character in name])
-
-
 def ranks_of(merges: Iterable[tuple[str, str]]) -> dict[bytes, int]:
     """Each token's id from the merges in order: the 256 bytes, then one for each merge.
 
     tiktoken merges the pair with the lowest id first, so that the ids are the ranks. Raises KeyError where a
-    name holds what is no byte's name.
+    pair holds what is no earlier token's name.
     """
     ranks = {bytes([byte]): i for i, byte in enumerate(BYTE_OF.values())}
+    known = {name: bytes([byte]) for name, byte in BYTE_OF.items()}
     for i, (left, right) in enumerate(merges, start=256):
-        ranks[unprintable(left) + unprintable(right)] = i
+        known[left + right] = merged = known[left] + known[right]
+        ranks[merged] = i
     return ranks
 
 
