@@ -168,7 +168,9 @@ def _check_prompt(config: Config, manifest: Manifest) -> None:
         try:
             prompt_ids(load_tokenizer(manifest), sample.prompt)
         except UserError as error:
-            raise UserError(f"--sample.prompt {sample.prompt!r}: {error}") from None
+            raise UserError(
+                f"{error} (samples begin with {sample.prompt!r}; --sample.prompt TEXT changes it)"
+            ) from None
 
 
 def _report(out: Path, console: Console) -> None:

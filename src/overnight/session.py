@@ -34,6 +34,7 @@ def open_run(config: Config, manifest: Manifest, out: Path) -> tuple[RunFolder, 
     tokenizer = manifest.tokenizer["name"], manifest.tokenizer["vocab_size"]
     if not (out / "config.json").exists():
         config = configuration.resolve(_inherit(config), *tokenizer)
+        _open_dataset(config, manifest)  # what cannot be read is refused before anything is written
         folder = RunFolder.create(out, config)
         _copy_tokenizer(folder, manifest)
         return folder, config
@@ -75,8 +76,7 @@ def build_training(
             "host": machine.host(),
         }
     )
-    stream, length = open_stream(manifest, "train"), recipe.data.sequence_length
-    dataset = TokenDataset(stream, length, recipe.seed, recipe.data.order, recipe.model.vocab_size)
+    dataset, length = _open_dataset(config, manifest), recipe.data.sequence_length
     model = initialise(GPT(recipe.model, recipe.data.sequence_length), recipe.seed)
     if recipe.init_from and at == 0:
         _load_initial(model, folder, Path(recipe.init_from))
@@ -114,6 +114,12 @@ def open_stream(manifest: Manifest, split: str) -> TokenStream:
             "prepare it anew"
         )
     return stream
+
+
+def _open_dataset(config: Config, manifest: Manifest) -> TokenDataset:
+    recipe = config.recipe
+    stream, length = open_stream(manifest, "train"), recipe.data.sequence_length
+    return TokenDataset(stream, length, recipe.seed, recipe.data.order, recipe.model.vocab_size)
 
 
 def _copy_tokenizer(folder: RunFolder, manifest: Manifest) -> None:
