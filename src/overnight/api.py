@@ -143,6 +143,8 @@ def train(
     """
     out, manifest = Path(out), Manifest.read(Path(data))
     _check_prompt(config, manifest)
+    if not (out / "config.json").exists() and config.recipe.data.sequence_length > 0:
+        session.open_dataset(config, manifest)  # one that cannot be used is refused before anything is written
     with RunFolder(out).lock():
         RunFolder(out).clear_stop()
         folder, config = session.open_run(config, manifest, out)

@@ -34,7 +34,6 @@ def open_run(config: Config, manifest: Manifest, out: Path) -> tuple[RunFolder, 
     tokenizer = manifest.tokenizer["name"], manifest.tokenizer["vocab_size"]
     if not (out / "config.json").exists():
         config = configuration.resolve(_inherit(config), *tokenizer)
-        _open_dataset(config, manifest)  # what cannot be read is refused before anything is written
         folder = RunFolder.create(out, config)
         _copy_tokenizer(folder, manifest)
         return folder, config
@@ -76,7 +75,7 @@ def build_training(
             "host": machine.host(),
         }
     )
-    dataset, length = _open_dataset(config, manifest), recipe.data.sequence_length
+    dataset, length = open_dataset(config, manifest), recipe.data.sequence_length
     model = initialise(GPT(recipe.model, recipe.data.sequence_length), recipe.seed)
     if recipe.init_from and at == 0:
         _load_initial(model, folder, Path(recipe.init_from))
@@ -116,7 +115,8 @@ def open_stream(manifest: Manifest, split: str) -> TokenStream:
     return stream
 
 
-def _open_dataset(config: Config, manifest: Manifest) -> TokenDataset:
+def open_dataset(config: Config, manifest: Manifest) -> TokenDataset:
+    """The training sequences of a dataset; a UserError where it has too few tokens or cannot be read."""
     recipe = config.recipe
     stream, length = open_stream(manifest, "train"), recipe.data.sequence_length
     return TokenDataset(stream, length, recipe.seed, recipe.data.order, recipe.model.vocab_size)
