@@ -63,9 +63,7 @@ class Samples:
     first: bool = False
 
     def __post_init__(self) -> None:
-        self.prompt = prompt_ids(
-            self.tokenizer, self.config.prompt
-        )  # a prompt that cannot be encoded fails before training
+        self.prompt = prompt_ids(self.tokenizer, self.config.prompt)
 
     def run(self, training: Training) -> None:
         generator = torch.Generator(training.device).manual_seed(self.config.seed)

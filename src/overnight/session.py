@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,7 +52,7 @@ def open_run(config: Config, manifest: Manifest, out: Path) -> tuple[RunFolder, 
     if steps is not None:
         at = (checkpoint.steps(folder.checkpoints) or [0])[-1]
         folder.attempt = len(read_lines(out / "attempts.jsonl")) + 1
-        folder.decide(at, "train.steps", steps, "asked for")
+        folder.decide(at, "train.steps", steps, settle.ASKED)
     return folder, merged
 
 
@@ -72,11 +73,11 @@ def build_training(
             "dataset": {"path": str(manifest.folder.resolve()), "fingerprint": manifest.fingerprint},
             "machine": dataclasses.asdict(config.machine),
             "observe": dataclasses.asdict(config.observe),
-            "host": machine.host(),
+            "host": socket.gethostname(),
         }
     )
     dataset, length = open_dataset(config, manifest), recipe.data.sequence_length
-    model = initialise(GPT(recipe.model, recipe.data.sequence_length), recipe.seed)
+    model = initialise(GPT(recipe.model, length), recipe.seed)
     if recipe.init_from and at == 0:
         _load_initial(model, folder, Path(recipe.init_from))
     _to_device(model, device)

@@ -21,7 +21,7 @@ from overnight.cli.arguments import parse
 from overnight.config import Config, Machine, Observe, Recipe
 from overnight.errors import UserError, suggestion
 from overnight.presets import PRESETS
-from overnight.runs import RunFolder, datasets_of, read_lines
+from overnight.runs import RunFolder, datasets_of, read_json, read_lines
 
 STOPPED = 75  # sysexits.h: EX_TEMPFAIL, "try again later"
 
@@ -101,8 +101,6 @@ def read_config(name: str) -> tuple[Config, Path | None]:
     if (path / "config.json").is_file():
         return RunFolder.open(path).config(), path
     if path.suffix == ".json" and path.is_file():
-        from overnight.runs import read_json
-
         return configuration.from_dict(read_json(path), name), None
     if path.suffix == ".toml":
         return _read_toml(path), None

@@ -156,8 +156,3 @@ def total_memory() -> int | None:
     if "SC_PHYS_PAGES" in names:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return None
-
-
-def host() -> str:
-    """This machine's name."""
-    return platform.node()
