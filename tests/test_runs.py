@@ -294,19 +294,21 @@ def test_killed_at_any_moment_of_its_creation_the_same_command_goes_on(tmp_path:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_killed_at_any_moment_of_its_opening_a_run_still_gets_its_tokenizer(tmp_path: Path) -> None:
     from overnight.data.dataset import Manifest
+    from overnight.data.mixture import Corpus, Mixture
     from overnight.session import open_run
 
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "tokenizer.json").write_text('{"the": "dataset\'s"}')
     tokenizer = {"name": "chars", "vocab_size": 65, "end_of_text": None, "file": "tokenizer.json", "sha256": "0"}
     manifest = Manifest(tmp_path / "data", tokenizer, "uint16", {}, [], {}, {}, "f")
-    operations = die_at(0, lambda: open_run(Config(), manifest, tmp_path / "counted"))
+    data = Mixture((Corpus("data", manifest, 1),))
+    operations = die_at(0, lambda: open_run(Config(), data, tmp_path / "counted"))
     half = 0
     for fatal in range(1, operations + 1):
         out = tmp_path / str(fatal)
-        die_at(fatal, lambda out=out: open_run(Config(), manifest, out))
+        die_at(fatal, lambda out=out: open_run(Config(), data, out))
         half += (out / "config.json").exists() and not (out / "tokenizer.json").exists()
-        folder, config = open_run(Config(), manifest, out)
+        folder, config = open_run(Config(), data, out)
         assert folder.config() == config
         assert config.recipe.model.vocab_size == 65
         assert (out / "tokenizer.json").read_text() == '{"the": "dataset\'s"}'

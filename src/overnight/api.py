@@ -16,7 +16,7 @@ import torch
 from overnight import checkpoint, generate, optim, session
 from overnight.config import Config, resolve
 from overnight.console import Console
-from overnight.data.dataset import Manifest, load_tokenizer
+from overnight.data.mixture import Mixture
 from overnight.errors import UserError, suggestion
 from overnight.hooks import Samples, Validation, prompt_ids
 from overnight.machine import device as machine
@@ -138,21 +138,22 @@ def train(
 ) -> Path:
     """Trains to the end, or goes on with the run in `out`; returns the run folder.
 
-    Without `hooks` it measures the validation loss and samples as `config.observe` says. At the end it writes
-    report.html. Raises `Stopped` where it was asked to end before the last step.
+    `data` is a dataset folder, or several with weights: 'DIR:0.7,DIR:0.3'. Without `hooks` it measures the
+    validation loss and samples as `config.observe` says. At the end it writes report.html. Raises `Stopped` where it
+    was asked to end before the last step.
     """
-    out, manifest = Path(out), Manifest.read(Path(data))
-    _check_prompt(config, manifest)
+    out, mixture = Path(out), Mixture.open(data)
+    _check_prompt(config, mixture)
     if not (out / "config.json").exists() and config.recipe.data.sequence_length > 0:
-        session.open_dataset(config, manifest)  # one that cannot be used is refused before anything is written
+        session.open_dataset(config, mixture)  # one that cannot be used is refused before anything is written
     with RunFolder(out).lock():
         RunFolder(out).clear_stop()
-        folder, config = session.open_run(config, manifest, out)
+        folder, config = session.open_run(config, mixture, out)
         with console or Console(out / "log.txt") as printer, stop_signals(folder) as stop:
-            training = session.build_training(folder, config, manifest, printer, command or sys.argv)
+            training = session.build_training(folder, config, mixture, printer, command or sys.argv)
             training.stop = stop
-            used = default_hooks(training, manifest) if hooks is None else hooks
-            for line in banner(training, manifest):
+            used = default_hooks(training, mixture) if hooks is None else hooks
+            for line in banner(training, mixture):
                 printer.line(line)
             finished = train_loop(training, used)
             _report(out, printer)
@@ -163,12 +164,12 @@ def train(
     return out
 
 
-def _check_prompt(config: Config, manifest: Manifest) -> None:
+def _check_prompt(config: Config, data: Mixture) -> None:
     """Refuses a prompt for samples that the tokenizer cannot encode, before anything is written."""
     sample = config.observe.sample
     if sample.every:
         try:
-            prompt_ids(load_tokenizer(manifest), sample.prompt)
+            prompt_ids(data.tokenizer(), sample.prompt)
         except UserError as error:
             raise UserError(
                 f"{error} (samples begin with {sample.prompt!r}; --sample.prompt TEXT changes it)"
@@ -189,12 +190,13 @@ class Stopped(Exception):
     """The run was asked to end before its last step; it has its checkpoint."""
 
 
-def default_hooks(training: Training, manifest: Manifest) -> list[Hook]:
+def default_hooks(training: Training, data: Mixture) -> list[Hook]:
     """What a run does beside training, unless it is told otherwise."""
     observe, tokenizer = training.config.observe, training.tokenizer
     validation = Validation(
         every=observe.eval.every,
-        stream=session.open_stream(manifest, "val"),
+        streams={corpus.name: session.open_stream(corpus.manifest, "val") for corpus in data.corpora},
+        weights=[corpus.weight for corpus in data.corpora],
         token_bytes=tokenizer.token_bytes(),
         tokens=observe.eval.tokens,
     )
@@ -204,7 +206,7 @@ def default_hooks(training: Training, manifest: Manifest) -> list[Hook]:
     return hooks
 
 
-def banner(training: Training, manifest: Manifest) -> list[str]:
+def banner(training: Training, data: Mixture) -> list[str]:
     """What a run is, before it begins."""
     config, recipe = training.config, training.config.recipe
     parameters = list(training.model.parameters())
@@ -212,7 +214,6 @@ def banner(training: Training, manifest: Manifest) -> list[str]:
     micro_batch = training.folder.decided("micro_batch", training.step)
     share = training.world.share(training.sequences_per_step)
     trained = training.steps * recipe.train.tokens_per_step
-    split = manifest.splits["train"]
     lines = [
         f"{config.preset} in {training.folder.path}, on {machine.describe(training.device)}",
         f"model     {sum(p.numel() for p in parameters):,} parameters; {recipe.model.n_layer} layers of "
@@ -222,8 +223,7 @@ def banner(training: Training, manifest: Manifest) -> list[str]:
         f"step      {recipe.train.tokens_per_step:,} tokens = {training.sequences_per_step} sequences of "
         f"{recipe.data.sequence_length}, in {-(-share // micro_batch)} micro-batches of up to {micro_batch} "
         f"({training.precision})",
-        f"data      {split['tokens']:,} tokens in {len(split['shards'])} shards; {training.steps:,} steps make "
-        f"{trained:,} tokens, {trained / split['tokens']:.2f} epochs",
+        *_data_lines(training, data, trained),
     ]
     constant = recipe.optim.schedule == "constant"
     if not constant and optim.learning_rate(recipe, training.steps - 1, training.steps) > 0.5 * recipe.optim.lr:
@@ -233,6 +233,22 @@ def banner(training: Training, manifest: Manifest) -> list[str]:
     if training.step:
         lines.append(f"goes on   from step {training.step:,} of {training.steps:,}")
     return lines
+
+
+def _data_lines(training: Training, data: Mixture, trained: int) -> list[str]:
+    """How much text there is, and how often the run goes through it."""
+    epochs = training.dataset.epochs(training.steps * training.sequences_per_step)
+    splits = [corpus.manifest.splits["train"] for corpus in data.corpora]
+    making = f"{training.steps:,} steps make {trained:,} tokens"
+    if len(splits) == 1:
+        tokens, shards = splits[0]["tokens"], len(splits[0]["shards"])
+        return [f"data      {tokens:,} tokens in {shards} shards; {making}, {epochs['epoch']:.2f} epochs"]
+    total = sum(corpus.weight for corpus in data.corpora)
+    return [f"data      {len(splits)} corpora; {making}"] + [
+        f"          {corpus.weight / total:.1%} {corpus.name}: {split['tokens']:,} tokens, "
+        f"{epochs[f'epoch_{corpus.name}']:.2f} epochs"
+        for corpus, split in zip(data.corpora, splits, strict=True)
+    ]
 
 
 def summary(training: Training) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from overnight import generate
 from overnight.config import SampleConfig
-from overnight.evals.loss import mean_loss
+from overnight.evals.loss import mean_loss, mixed
 from overnight.loader import TokenStream
 from overnight.machine.device import autocast
 from overnight.runs import now
@@ -23,10 +24,14 @@ EVAL_TOKENS = 8192  # computed at once on the CPU
 
 @dataclass
 class Validation:
-    """Measures the loss on `tokens` tokens of the validation split (0: all), always the same ones."""
+    """Measures the loss on `tokens` tokens of each corpus' validation split (0: all), always the same ones.
+
+    The loss of a mixture is the mean over its corpora by their weights, and theirs are recorded beside it.
+    """
 
     every: int
-    stream: TokenStream
+    streams: dict[str, TokenStream]
+    weights: Sequence[int]
     token_bytes: npt.NDArray[np.int32]
     tokens: int = 0
     first: bool = True
@@ -34,18 +39,24 @@ class Validation:
     def run(self, training: Training) -> None:
         begin = time.perf_counter()
         if training.step == 0:
-            tokens = min(self.tokens or self.stream.length, self.stream.length - 1)
+            tokens = sum(min(self.tokens or stream.length, stream.length - 1) for stream in self.streams.values())
             training.console.line(f"measuring the untrained model's loss on {tokens:,} validation tokens")
         training.model.eval()
         micro_batch = int(training.folder.decided("micro_batch", training.step))
         # without gradients far more fits; small batches would only waste time
         rows = max(micro_batch, EVAL_TOKENS // training.dataset.T) if training.device.type == "cpu" else micro_batch
         with autocast(training.device, training.precision):
-            loss = mean_loss(
-                training.forward, self.stream, training.dataset.T, self.tokens, rows, training.device, self.token_bytes
-            )
+            losses = [
+                mean_loss(
+                    training.forward, stream, training.dataset.T, self.tokens, rows, training.device, self.token_bytes
+                )
+                for stream in self.streams.values()
+            ]
+        loss = losses[0] if len(losses) == 1 else mixed(losses, self.weights)
         training.val_loss[training.step] = loss.mean
         fields = {"val_loss": loss.mean, "val_tokens": loss.tokens, "val_bits_per_byte": loss.bits_per_byte}
+        for name, own in zip(self.streams, losses if len(losses) > 1 else (), strict=False):
+            fields |= {f"val_loss_{name}": own.mean, f"val_bits_per_byte_{name}": own.bits_per_byte}
         training.record("eval", training.step, fields, {"took": round(time.perf_counter() - begin, 3)})
         training.console.line(
             f"step {training.step}: validation loss {loss.mean:.4f} ({loss.bits_per_byte:.3f} bits per byte, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,24 @@ from overnight.errors import UserError
 
 Numbers = npt.NDArray[np.int64]
 MASK = np.uint64(0xFFFFFFFFFFFFFFFF)
+
+
+class Dataset(Protocol):
+    """Training sequences as pure functions of their numbers."""
+
+    T: int
+
+    def sequences(self, step: int, per_step: int) -> Numbers:
+        """The numbers of the sequences in the global batch of step `step`, counted from 0."""
+        ...
+
+    def tokens(self, numbers: Numbers) -> tuple[Numbers, Numbers]:
+        """Inputs and targets, both (len(numbers), T) int64: a target is the token after its input."""
+        ...
+
+    def epochs(self, sequences: int) -> dict[str, float]:
+        """How often the first `sequences` sequences go through the text, under `epoch`, and details."""
+        ...
 
 
 class TokenStream:
@@ -66,8 +84,10 @@ class TokenDataset:
         self.per_epoch = -(-stream.length // sequence_length)
 
     def sequences(self, step: int, per_step: int) -> Numbers:
-        """The numbers of the sequences in the global batch of step `step`, counted from 0."""
         return np.arange(step * per_step, (step + 1) * per_step, dtype=np.int64)
+
+    def epochs(self, sequences: int) -> dict[str, float]:
+        return {"epoch": sequences * self.T / self.stream.length}
 
     def positions(self, numbers: Numbers) -> Numbers:
         """Where in the stream each sequence begins."""
@@ -82,7 +102,6 @@ class TokenDataset:
         return starts
 
     def tokens(self, numbers: Numbers) -> tuple[Numbers, Numbers]:
-        """Inputs and targets, both (len(numbers), T) int64: a target is the token after its input."""
         rows = np.empty((len(numbers), self.T + 1), dtype=np.int64)
         for row, start in zip(rows, self.positions(numbers).tolist(), strict=True):
             row[:] = self.stream.read(start, self.T + 1)

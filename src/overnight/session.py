@@ -14,29 +14,31 @@ from overnight import checkpoint, optim
 from overnight import config as configuration
 from overnight.config import Config
 from overnight.console import Console
-from overnight.data.dataset import Manifest, load_tokenizer
+from overnight.data.dataset import Manifest
+from overnight.data.mixture import Mixture
 from overnight.distributed import current_world
 from overnight.errors import UserError
 from overnight.files import write_atomic
-from overnight.loader import TokenDataset, TokenStream
+from overnight.loader import Dataset, TokenDataset, TokenStream
 from overnight.machine import device as machine
 from overnight.machine import settle
+from overnight.mixing import MixedDataset
 from overnight.model import GPT, initialise, load_weights
 from overnight.runs import RunFolder, datasets_of, read_lines
 from overnight.training import Training, restore
 
 
-def open_run(config: Config, manifest: Manifest, out: Path) -> tuple[RunFolder, Config]:
+def open_run(config: Config, data: Mixture, out: Path) -> tuple[RunFolder, Config]:
     """The run folder, new or existing, and the configuration to go on with. The caller holds the folder's lock.
 
     On an existing run a difference in the recipe is a UserError that shows it, but for more `train.steps`,
     which becomes a decision.
     """
-    tokenizer = manifest.tokenizer["name"], manifest.tokenizer["vocab_size"]
+    tokenizer = data.first.tokenizer["name"], data.first.tokenizer["vocab_size"]
     if not (out / "config.json").exists():
         config = configuration.resolve(_inherit(config), *tokenizer)
         folder = RunFolder.create(out, config)
-        _copy_tokenizer(folder, manifest)
+        _copy_tokenizer(folder, data.first)
         return folder, config
     folder = RunFolder.open(out)
     frozen = folder.config()
@@ -45,8 +47,8 @@ def open_run(config: Config, manifest: Manifest, out: Path) -> tuple[RunFolder, 
         config = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, model=frozen.recipe.model))
     config = configuration.resolve(config, *tokenizer)
     _refuse_differences(folder, frozen, config)
-    _refuse_other_dataset(folder, manifest)
-    _copy_tokenizer(folder, manifest)
+    _refuse_other_dataset(folder, data)
+    _copy_tokenizer(folder, data.first)
     steps = _more_steps(folder, frozen, config)
     merged = dataclasses.replace(config, preset=frozen.preset, recipe=frozen.recipe)
     if steps is not None:
@@ -57,7 +59,7 @@ def open_run(config: Config, manifest: Manifest, out: Path) -> tuple[RunFolder, 
 
 
 def build_training(
-    folder: RunFolder, config: Config, manifest: Manifest, console: Console, command: Sequence[str]
+    folder: RunFolder, config: Config, data: Mixture, console: Console, command: Sequence[str]
 ) -> Training:
     """Everything that training needs, restored from the newest checkpoint where there is one."""
     recipe = config.recipe
@@ -70,13 +72,13 @@ def build_training(
             "device": machine.describe(device),
             "versions": machine.versions(),
             "world_size": world.size,
-            "dataset": {"path": str(manifest.folder.resolve()), "fingerprint": manifest.fingerprint},
+            "dataset": data.to_json(),
             "machine": dataclasses.asdict(config.machine),
             "observe": dataclasses.asdict(config.observe),
             "host": socket.gethostname(),
         }
     )
-    dataset, length = open_dataset(config, manifest), recipe.data.sequence_length
+    dataset, length = open_dataset(config, data), recipe.data.sequence_length
     model = initialise(GPT(recipe.model, length), recipe.seed)
     if recipe.init_from and at == 0:
         _load_initial(model, folder, Path(recipe.init_from))
@@ -98,7 +100,7 @@ def build_training(
         scaler=torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
         precision=precision,
         console=console,
-        tokenizer=load_tokenizer(manifest),
+        tokenizer=data.tokenizer(),
     )
     restore(training)
     return training
@@ -116,11 +118,17 @@ def open_stream(manifest: Manifest, split: str) -> TokenStream:
     return stream
 
 
-def open_dataset(config: Config, manifest: Manifest) -> TokenDataset:
-    """The training sequences of a dataset; a UserError where it has too few tokens or cannot be read."""
+def open_dataset(config: Config, data: Mixture) -> Dataset:
+    """The training sequences of a mixture; a UserError where a corpus has too few tokens or cannot be read."""
     recipe = config.recipe
-    stream, length = open_stream(manifest, "train"), recipe.data.sequence_length
-    return TokenDataset(stream, length, recipe.seed, recipe.data.order, recipe.model.vocab_size)
+    length, order, vocab_size = recipe.data.sequence_length, recipe.data.order, recipe.model.vocab_size
+    datasets = {
+        corpus.name: TokenDataset(open_stream(corpus.manifest, "train"), length, recipe.seed, order, vocab_size)
+        for corpus in data.corpora
+    }
+    if len(datasets) == 1:
+        return next(iter(datasets.values()))
+    return MixedDataset(datasets, [corpus.weight for corpus in data.corpora])
 
 
 def _copy_tokenizer(folder: RunFolder, manifest: Manifest) -> None:
@@ -184,11 +192,11 @@ def _refuse_differences(folder: RunFolder, frozen: Config, config: Config) -> No
         )
 
 
-def _refuse_other_dataset(folder: RunFolder, manifest: Manifest) -> None:
+def _refuse_other_dataset(folder: RunFolder, data: Mixture) -> None:
     datasets = datasets_of(folder.path)
-    if datasets and datasets[0]["fingerprint"] != manifest.fingerprint:
+    if datasets and datasets[0]["fingerprint"] != data.fingerprint:
         raise UserError(
-            f"{manifest.folder} is not the dataset that {folder.path} was trained on "
+            f"{data.path} is not the dataset that {folder.path} was trained on "
             f"({datasets[0]['path']}); start a new run with another --out"
         )
 

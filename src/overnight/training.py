@@ -17,7 +17,7 @@ from overnight.config import Config, Precision
 from overnight.console import Console
 from overnight.distributed import World
 from overnight.errors import UserError
-from overnight.loader import Numbers, TokenDataset, hash64, to_device
+from overnight.loader import Dataset, Numbers, hash64, to_device
 from overnight.loss import IGNORE
 from overnight.machine.device import autocast, out_of_memory
 from overnight.metrics import Clock, Deferred, duration
@@ -46,7 +46,7 @@ class Training:
     folder: RunFolder
     world: World
     device: torch.device
-    dataset: TokenDataset
+    dataset: Dataset
     model: GPT
     forward: Callable[[Tensor, Tensor], Tensor]  # the model, compiled where that was chosen: summed loss
     optimizer: torch.optim.Optimizer
@@ -127,7 +127,7 @@ def train_step(training: Training, index: int, micro_batch: int) -> tuple[Tensor
 
 
 def micro_batches(
-    dataset: TokenDataset, numbers: Numbers, world: World, micro_batch: int, device: torch.device
+    dataset: Dataset, numbers: Numbers, world: World, micro_batch: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """This rank's part of some sequences as (inputs, targets), each (b, T) int64 with one b of at most `micro_batch`.
 
@@ -272,7 +272,7 @@ def _log(training: Training, clock: Clock, loss: Tensor, grad_norm: Tensor) -> N
     lap, average = clock.lap(step)
     fields = {
         "step": step,
-        "epoch": round(training.tokens(step) / training.dataset.stream.length, 6),
+        "epochs": training.dataset.epochs(step * training.sequences_per_step),
         "lr": optim.learning_rate(recipe, step - 1, training.steps),
         "seconds": {
             "seconds": round(time.perf_counter() - clock.begun, 3),
@@ -286,7 +286,8 @@ def _log(training: Training, clock: Clock, loss: Tensor, grad_norm: Tensor) -> N
 def _write(training: Training, measured: list[dict[str, Any]]) -> None:
     for fields in measured:
         seconds, step = fields.pop("seconds"), fields.pop("step")
-        training.record("train", step, {key: fields[key] for key in ("epoch", "loss", "lr", "grad_norm")}, seconds)
+        epochs = {name: round(value, 6) for name, value in fields["epochs"].items()}
+        training.record("train", step, epochs | {key: fields[key] for key in ("loss", "lr", "grad_norm")}, seconds)
         training.console.progress(_progress(training, step, fields, seconds))
 
 

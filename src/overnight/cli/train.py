@@ -36,8 +36,8 @@ class Arguments:
 
     preset: Annotated[str, tyro.conf.Positional]
     """A name that `overnight presets` lists, a TOML file, a run folder or its config.json, or module:function."""
-    data: Path | None = None
-    """The dataset folder, from `overnight prepare`."""
+    data: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
+    """The dataset folder, from `overnight prepare`; or several with weights: DIR:0.7,DIR:0.3."""
     out: Path | None = None
     """The run folder; by default runs/PRESET."""
     print_config: bool = False
@@ -83,7 +83,7 @@ def _preset_name(arguments: Sequence[str]) -> str:
         return parse(Arguments, arguments, "train").preset
 
 
-def _train(config: Config, data: Path, out: Path, arguments: Sequence[str]) -> int:
+def _train(config: Config, data: str, out: Path, arguments: Sequence[str]) -> int:
     from overnight.api import Stopped, train
 
     try:
@@ -189,9 +189,9 @@ def _one_length(base: Recipe, given: Recipe) -> Recipe:
     return given
 
 
-def _last_dataset(out: Path) -> Path | None:
+def _last_dataset(out: Path) -> str | None:
     used = datasets_of(out)
-    return Path(used[-1]["path"]) if used else None
+    return str(used[-1]["path"]) if used else None
 
 
 def _detach(arguments: list[str], out: Path) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,15 @@ class Loss:
     def bits_per_byte(self) -> float:
         """Comparable between tokenizers, unlike the loss."""
         return self.mean * self.tokens / math.log(2) / self.bytes if self.bytes else math.nan
+
+
+def mixed(losses: Sequence[Loss], weights: Sequence[int]) -> Loss:
+    """The loss on a mixture of texts, of whose tokens each makes up its share of the weights."""
+    shares = [weight / sum(weights) for weight in weights]
+    tokens = sum(loss.tokens for loss in losses)
+    bytes_per_token = sum(share * loss.bytes / loss.tokens for share, loss in zip(shares, losses, strict=True))
+    mean = sum(share * loss.mean for share, loss in zip(shares, losses, strict=True))
+    return Loss(mean, tokens, round(tokens * bytes_per_token))
 
 
 def blocks(

@@ -161,7 +161,7 @@ def _measured(line: Json, time: Json) -> list[tuple[str, float]]:
     """The numbers that a line holds, nested ones with dotted names, a missing number as not-a-number."""
     found = []
     for name, value in line.items():
-        if name in NOT_MEASURED:
+        if name in NOT_MEASURED or name.startswith("epoch_"):
             continue
         if type(value) is float:
             found.append((name, value))

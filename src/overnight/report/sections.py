@@ -142,6 +142,8 @@ def dataset(runs: Sequence[RunData]) -> Html:
 def _dataset(run: RunData) -> str:
     used, manifest = run.attempts[-1]["dataset"], run.manifest
     rows = [["folder", used.get("path")], ["fingerprint", _code(str(used.get("fingerprint") or DASH)[:16])]]
+    if isinstance(corpora := used.get("corpora"), list):
+        return table(["Corpus", "Weight", "Folder", "Fingerprint"], [_corpus(entry) for entry in corpora])
     if not manifest:
         return f'{_columns(rows)}<p class="about">The folder is not there now: no more is known of it here.</p>\n'
     words = dig(manifest, "tokenizer")
@@ -163,6 +165,12 @@ def _dataset(run: RunData) -> str:
         + (table(["Split", "Tokens", "Documents", "Bytes", "Bytes per token"], splits) if splits else "")
         + (table([key.capitalize() for key in columns], source_rows) if sources else "")
     )
+
+
+def _corpus(entry: Any) -> list[str | Html]:
+    """One corpus of a mixture, as its run wrote it down."""
+    name, weight, path, print_ = (dig(entry, key) for key in ("name", "weight", "path", "fingerprint"))
+    return [str(name or DASH), _amount(weight), str(path or DASH), _code(str(print_ or DASH)[:16])]
 
 
 def _items(value: Any) -> list[tuple[str, Any]]:
