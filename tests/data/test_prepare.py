@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from overnight.data import plan, spill
+from overnight.data.cleaning import Cleaning
 from overnight.data.dataset import Manifest
 from overnight.data.plan import default_fraction
 from overnight.data.prepare import PrepareOptions, prepare
@@ -227,9 +228,9 @@ def test_other_tokenizers_travel_with_the_folder(tmp_path: Path, name: str) -> N
 def test_a_tokenizer_does_not_see_what_is_held_out(tmp_path: Path, count: int) -> None:
     source = ListSource(CORPUS[:count])
     held_out = [d.text.decode() for d in documents(made(tmp_path / "out", source)) if d.split == "val"]
-    seen = survey(read_all(source, source.parts(), False), 0.1, seed=0)
+    seen = survey(read_all(source, enumerate(source.parts()), False), 0.1, 0, Cleaning())
     assert seen.by_position == (count == 5)
-    read = list(training_texts(source, source.parts(), False, seen, 0.1, seed=0))
+    read = list(training_texts(source, source.parts(), False, seen, 0.1, 0, Cleaning()))
     assert len("".join(read)) + len("".join(held_out)) == len("".join(CORPUS[:count]))
     assert not set(read) & set(held_out)
 

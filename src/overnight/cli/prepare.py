@@ -40,6 +40,12 @@ class Arguments:
     """Another seed: another shuffle, other validation documents."""
     skip_bad: bool = False
     """Leave out what cannot be read, and count it, instead of stopping there."""
+    dedup: bool = False
+    """Of documents with exactly the same text, keep the first."""
+    min_chars: Annotated[str | None, tyro.conf.arg(metavar="N")] = None
+    """Leave out documents with fewer characters."""
+    max_chars: Annotated[str | None, tyro.conf.arg(metavar="N")] = None
+    """Leave out documents with more characters."""
     text_field: Annotated[str, tyro.conf.arg(metavar="NAME")] = "text"
     """The column or field with the text, in .parquet and .jsonl."""
 
@@ -63,6 +69,9 @@ def main(arguments: Sequence[str]) -> int:
         workers=given.workers,
         seed=given.seed,
         skip_bad=given.skip_bad,
+        dedup=given.dedup,
+        min_chars=None if given.min_chars is None else parse_count(given.min_chars),
+        max_chars=None if given.max_chars is None else parse_count(given.max_chars),
     )
     with Console() as console:
         try:

@@ -57,7 +57,7 @@ class Gathering:
         """Whether the parts at the beginning of the source hold the tokens asked for, or all are done."""
         limit = self.task.limit
         while self._leading in self.done and (limit is None or self._tokens < limit):
-            self._tokens += self.done[self._leading].contents.tokens
+            self._tokens += self.done[self._leading].contents.taken
             self._leading += 1
         return self._leading == len(self.parts) or (limit is not None and self._tokens >= limit)
 
@@ -65,9 +65,11 @@ class Gathering:
         """The leading spills; the one in which the limit is reached ends there."""
         kept = [self.done[number] for number in range(self._leading)]
         limit = self.task.limit
-        if limit is not None and self._tokens > limit:
-            last = self._leading - 1
-            room = limit - (self._tokens - kept[last].contents.tokens)
+        last = self._leading - 1
+        # the first part ends at the limit already; another one ends there even if it holds just as many: what is
+        # left out and counted behind the limit would otherwise depend on how the source is divided
+        if limit is not None and self._tokens >= limit and last > 0:
+            room = limit - (self._tokens - kept[last].contents.taken)
             kept[last] = self._again(last, Window(tokens=room), "-cut")
         return kept
 

@@ -32,6 +32,9 @@ def summary(manifest: Manifest) -> list[str]:
         )
     if beyond := manifest.totals.get("left_out_tokens"):
         lines.append(f"  left out: {beyond:,} validation tokens beyond --val-tokens")
+    for reason, told in (("duplicate", "copies of others"), ("too_short", "too short"), ("too_long", "too long")):
+        if count := manifest.totals.get(f"{reason}_documents"):
+            lines.append(f"  left out: {count:,} documents that are {told}")
     return lines
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +29,13 @@ class Output:
     shard_tokens: int
     val_tokens: int | None
     """Validation takes no more than this; what is left over is in neither split."""
+    dedup: bool = False
+    """Of equal texts only the first in the source is written."""
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before each document."""
+        return 0 if self.tokenizer.end_of_text is None else 1
 
     def writer(self, split: str) -> SplitWriter:
         return SplitWriter(self.folder, split, self.dtype, self.shard_tokens)
@@ -36,10 +43,12 @@ class Output:
 
 @dataclass
 class LeftOut:
-    """What belongs to validation but is beyond its cap."""
+    """What belongs to validation but is beyond its cap, and copies."""
 
     documents: int = 0
     tokens: int = 0
+    copies: int = 0
+    copied_tokens: int = 0
 
 
 Splits = dict[str, dict[str, Any]]
@@ -68,7 +77,10 @@ def merge_bins(
     train, val, left_out = output.writer("train"), output.writer("val"), LeftOut()
     try:
         for number in range(2**bits):
-            batches = [batch for spill in spills for batch in spill.batches(number)]
+            found_all = (batch for spill in spills for batch in spill.batches(number))
+            before = left_out.copied_tokens
+            batches = list(_first_copies(found_all, output, left_out) if output.dedup else found_all)
+            tick(left_out.copied_tokens - before)
             if not batches:
                 continue
             found = _Gathered.of(batches)
@@ -85,6 +97,26 @@ def merge_bins(
         train.abandon()
         val.abandon()
         raise
+
+
+def _first_copies(batches: Iterable[pa.RecordBatch], output: Output, left_out: LeftOut) -> Iterator[pa.RecordBatch]:
+    """A bin without the copies, which all fall into it: no more of it is held than what is kept."""
+    seen: set[tuple[int, int]] = set()
+    for batch in batches:
+        keep = np.zeros(len(batch), np.bool_)
+        for row, key in enumerate(zip(batch["key"].to_pylist(), batch["key2"].to_pylist(), strict=True)):
+            if key not in seen:
+                seen.add(key)
+                keep[row] = True
+        if keep.all():
+            yield batch
+            continue
+        _, offsets = list_tokens(batch["tokens"])
+        copies = int((~keep).sum())
+        left_out.copies += copies
+        left_out.copied_tokens += int(np.diff(offsets)[~keep].sum()) + copies * output.prefix
+        if keep.any():
+            yield batch.filter(pa.array(keep))
 
 
 def merge_ordered(train: Sequence[Spill], val: Sequence[Spill], output: Output, tick: Tick) -> tuple[Splits, LeftOut]:

@@ -7,10 +7,11 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from overnight.data.cleaning import Cleaning, Range
 from overnight.data.sizes import size
 from overnight.data.sources import Part, Source
 from overnight.errors import UserError
@@ -26,7 +27,9 @@ POSITION_RULE = (
     "fewer than 10 documents, or the hash leaves a split empty: the last val_fraction of the characters is "
     "validation, and both splits are in the source's order"
 )
+LEAST = {"shard_tokens": 1, "val_tokens": 1, "limit_tokens": 2, "min_chars": 0, "max_chars": 1, "workers": 1}
 Json = dict[str, Any]
+ADDED: Json = {"dedup": False, "min_chars": None, "max_chars": None}  # what folders without these were made with
 
 
 @dataclass(frozen=True)
@@ -46,16 +49,26 @@ class PrepareOptions:
     """Of the hash that shuffles and splits."""
     skip_bad: bool = False
     """Leaves out and counts what cannot be read, instead of stopping there."""
+    dedup: bool = False
+    """Of documents with the same text, keeps the first."""
+    min_chars: int | None = None
+    """Leaves out documents with fewer characters (Unicode code points)."""
+    max_chars: int | None = None
+    """Leaves out documents with more."""
     workers: int | None = None
     """Processes; None: one a core."""
 
     def __post_init__(self) -> None:
-        for name, least in (("shard_tokens", 1), ("val_tokens", 1), ("limit_tokens", 2), ("workers", 1)):
+        for name, least in LEAST.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"--{name.replace('_', '-')} is {value}: it must be {least} or more")
         if self.val_fraction is not None and not 0 < self.val_fraction < 1:
             raise UserError(f"--val-fraction is {self.val_fraction}: it must be between 0 and 1, as 0.1 for a tenth")
+        if self.min_chars is not None and self.max_chars is not None and self.min_chars > self.max_chars:
+            raise UserError(
+                f"--min-chars is {self.min_chars} and --max-chars {self.max_chars}: no document could have so many"
+            )
 
 
 @dataclass(frozen=True)
@@ -70,10 +83,18 @@ class Plan:
     bits: int
     tokens_per_byte: float
     """Estimated from the first documents."""
+    left_out: list[Range] = field(default_factory=list)
+    """By position: the pieces that are not taken."""
 
     @property
     def fraction(self) -> float:
         return float(self.settings["val_fraction"])
+
+    @property
+    def cleaning(self) -> Cleaning:
+        asked = {**ADDED, **self.settings}
+        left_out = tuple(self.left_out) if self.by_position else None
+        return Cleaning(asked["dedup"], asked["min_chars"], asked["max_chars"], left_out)
 
     def save(self, path: Path) -> None:
         write_json(path, {"format": FORMAT, "version": VERSION, **asdict(self)})
@@ -87,6 +108,7 @@ class Plan:
             return None
         if (content.pop("format"), content.pop("version")) != (FORMAT, VERSION):
             raise UserError(f"{path.parent.parent} was begun by another version of overnight; delete it to start over")
+        content["left_out"] = [tuple(found) for found in content.get("left_out", [])]
         return cls(**content)
 
     def full_settings(self) -> Json:
@@ -106,6 +128,7 @@ def requested(source: Source, parts: Sequence[Part], options: PrepareOptions) ->
         "val_tokens": options.val_tokens,
         "limit_tokens": options.limit_tokens,
         "skip_bad": options.skip_bad,
+        **{name: getattr(options, name) for name in ADDED},
         **source.settings,
     }
 
@@ -132,6 +155,7 @@ def parts_hash(parts: Sequence[Part]) -> str:
 
 def differences(asked: Json, there: Json) -> str:
     """'--seed 1, there 2' for each setting that is not the same; empty where all are."""
+    there = {**ADDED, **there}
     lines = [
         f"{'--' + name.replace('_', '-')} {value}, there {there.get(name)}"
         for name, value in asked.items()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from overnight.data.cleaning import Cleaning, Judged, Piece, judge
 from overnight.data.dataset import NAME, Manifest
 from overnight.data.meter import Progress
 from overnight.data.plan import Plan, PrepareOptions, bin_bits, differences, parts_hash, requested
 from overnight.data.sources import Part, Source
-from overnight.data.survey import Read, Survey, read_all, survey, tokens_per_byte, training_texts, within
+from overnight.data.survey import Survey, read_all, survey, tokens_per_byte, training_texts, within
 from overnight.errors import UserError
 from overnight.files import write_atomic
 from overnight.tokenizers import Tokenizer, dtype_for, load, needs_texts, train
@@ -37,9 +39,14 @@ class Request:
     def text_bytes(self) -> int:
         return sum(part.size for part in self.parts)
 
-    def documents(self) -> Iterator[Read]:
+    @property
+    def cleaning(self) -> Cleaning:
+        options = self.options
+        return Cleaning(options.dedup, options.min_chars, options.max_chars)
+
+    def documents(self) -> Iterator[Piece]:
         """All of the source, in its order."""
-        return read_all(self.source, self.parts, self.options.skip_bad)
+        return read_all(self.source, enumerate(self.parts), self.options.skip_bad)
 
     def complete(self) -> Manifest | None:
         """The manifest where the folder is complete already; UserError where it was made in another way."""
@@ -82,9 +89,9 @@ def planned(request: Request, say: Progress) -> tuple[Plan, Tokenizer]:
     dense = tokens_per_byte(seen, tokenizer)
     token_bytes = request.text_bytes * dense * dtype_for(tokenizer.vocab_size).itemsize
     bits = 0 if seen.by_position else bin_bits(token_bytes)
-    plan = Plan(request.settings, request.described, parts, seen.by_position, bits, dense)
+    plan = Plan(request.settings, request.described, parts, seen.by_position, bits, dense, seen.left_out)
     content = tokenizer.to_json()
-    same = old is not None and (old.by_position, old.bits) == (plan.by_position, plan.bits)
+    same = old is not None and (old.by_position, old.bits, old.left_out) == (plan.by_position, bits, plan.left_out)
     before = file.read_text(encoding="utf-8") if file.exists() else None
     # without a plan nothing is gone on with: whatever else is written or removed now, in a crash it counts as nothing
     path.unlink(missing_ok=True)
@@ -112,17 +119,35 @@ def _kept_settings(plan: Plan, request: Request) -> dict[str, Any]:
 def _surveyed(request: Request, say: Progress) -> tuple[Survey, Tokenizer]:
     """Whether the split is by hash or by position, and the tokenizer, trained where it has to be."""
     options, fraction, seed = request.options, request.settings["val_fraction"], request.settings["seed"]
-    training = needs_texts(options.tokenizer)
-    found = survey(request.documents(), fraction, seed)
+    training, cleaning = needs_texts(options.tokenizer), request.cleaning
+    found = survey(request.documents(), fraction, seed, cleaning)
+    if found.by_position and cleaning.wanted:
+        cleaning = _judged(found, judge(request.documents(), cleaning), cleaning)
     if training:
         say.line(f"making the tokenizer {options.tokenizer}")
     texts: Iterator[str]
     if options.tokenizer == "chars":  # has to know every character, held out or not
-        texts = (document.text for document, _ in request.documents())
+        texts = (piece.document.text for piece in cleaning.kept(request.documents()))
     else:
-        texts = training_texts(request.source, request.parts, options.skip_bad, found, fraction, seed)
+        texts = training_texts(request.source, request.parts, options.skip_bad, found, fraction, seed, cleaning)
     one = found.by_position and found.documents == 1
     tokenizer = train(options.tokenizer, texts if training else (), end_of_text=not one)
     if options.limit_tokens is not None and not found.by_position:
-        found = survey(within(request.documents(), tokenizer, options.limit_tokens), fraction, seed)
+        limited = within(request.documents(), tokenizer, options.limit_tokens, cleaning)
+        found = survey(limited, fraction, seed, cleaning)
+        if found.by_position and cleaning.wanted:
+            count = partial(_length, tokenizer)
+            _judged(found, judge(request.documents(), cleaning, count, options.limit_tokens), cleaning)
     return found, tokenizer
+
+
+def _judged(found: Survey, kept: Judged, cleaning: Cleaning) -> Cleaning:
+    """What is kept of a source that is split by position, written into `found`."""
+    found.left_out, found.documents, found.characters = kept.left_out, kept.documents, kept.characters
+    return replace(cleaning, left_out=tuple(kept.left_out))
+
+
+def _length(tokenizer: Tokenizer, piece: Piece) -> int:
+    """Tokens that a piece takes where the split is by position."""
+    before = tokenizer.end_of_text is not None and not piece.document.continues
+    return len(tokenizer.encode(piece.document.text)) + before

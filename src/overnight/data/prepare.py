@@ -96,7 +96,8 @@ def _made(request: Request, say: Progress) -> Manifest:
     )
     workers = request.options.workers or (cores() if request.text_bytes >= SMALL else 1)
     kept = gathering.tokenize(workers, meter.tick)
-    output = Output(request.out, tokenizer, dtype.name, request.options.shard_tokens, request.options.val_tokens)
+    options = request.options
+    output = Output(request.out, tokenizer, dtype.name, options.shard_tokens, options.val_tokens, options.dedup)
     tick = meter.writing(sum(spill.contents.tokens for spill in kept)).tick
     if plan.by_position:
         _check_enough(kept)
@@ -121,6 +122,7 @@ def _task(request: Request, plan: Plan, tokenizer: Tokenizer, dtype: str) -> Tas
         by_position=plan.by_position,
         skip_bad=request.options.skip_bad,
         limit=request.options.limit_tokens,
+        cleaning=plan.cleaning,
     )
 
 
@@ -155,6 +157,13 @@ def _written(
         name: sum(splits[split][name] for split in SPLITS) for name in ("tokens", "documents", "bytes")
     }
     totals |= {"left_out_documents": left_out.documents, "left_out_tokens": left_out.tokens}
+    parts = [spill.contents for spill in kept]
+    totals |= {
+        "duplicate_documents": left_out.copies + sum(part.copies for part in parts),
+        "duplicate_tokens": left_out.copied_tokens + sum(part.copied_tokens for part in parts),
+        "too_short_documents": sum(part.too_short for part in parts),
+        "too_long_documents": sum(part.too_long for part in parts),
+    }
     manifest = Manifest(
         folder=request.out,
         tokenizer=described,

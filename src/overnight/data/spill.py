@@ -39,8 +39,19 @@ class Contents:
     skipped: int = 0
     examples: list[str] = field(default_factory=list)
     """The first few of what was skipped, and why."""
+    too_short: int = 0
+    too_long: int = 0
+    copies: int = 0
+    """Documents left out as copies where the split is by position; by hash the merge finds them."""
+    copied_tokens: int = 0
+    """In those."""
     mark: str = ""
     """Says of what text this is the spill: the part of the source, its files' sizes and times included."""
+
+    @property
+    def taken(self) -> int:
+        """Tokens that count towards a limit: those of copies, too."""
+        return self.tokens + self.copied_tokens
 
 
 @dataclass(frozen=True)

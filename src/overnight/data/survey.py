@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from overnight.data.cleaning import Cleaning, Piece, Range
 from overnight.data.merge import hash_threshold, split_position
-from overnight.data.sources import Document, Part, Source
+from overnight.data.sources import Part, Source
 from overnight.data.spill import Contents
 from overnight.data.tokenizing import readable, text_key
-from overnight.errors import UserError
 
 if TYPE_CHECKING:
     from overnight.tokenizers import Tokenizer
@@ -19,53 +20,67 @@ if TYPE_CHECKING:
 FEW = 10  # fewer documents than this are split by position
 SAMPLE = 2**18  # characters kept to measure how many bytes make a token
 TRAINING = 50_000_000  # characters that a tokenizer is trained on
-Read = tuple[Document, bytes]
 
 
 @dataclass
 class Survey:
-    """What was seen; `documents` and `characters` are the whole source's where `by_position`, else only so far."""
+    """What was seen; `documents` and `characters` are the whole source's where `by_position`, else only so far.
+
+    They count what is kept.
+    """
 
     by_position: bool = True
     documents: int = 0
     characters: int = 0
     sample: list[str] = field(default_factory=list)
+    left_out: list[Range] = field(default_factory=list)
+    """By position: the pieces that are not taken."""
 
 
-def read_all(source: Source, parts: Iterable[Part], skip_bad: bool) -> Iterator[Read]:
-    """The documents of these parts with their bytes; UserError at a bad one, unless they are to be skipped."""
-    for part in parts:
-        yield from readable(source.read(part), skip_bad, Contents())
+def read_all(source: Source, parts: Iterable[tuple[int, Part]], skip_bad: bool) -> Iterator[Piece]:
+    """The documents of these numbered parts; UserError at a bad one, unless they are to be skipped."""
+    for index, part in parts:
+        for number, (document, data) in enumerate(readable(source.read(part), skip_bad, Contents())):
+            yield Piece(index, number, document, data)
 
 
-def survey(documents: Iterable[Read], fraction: float, seed: int) -> Survey:
+def survey(pieces: Iterable[Piece], fraction: float, seed: int, cleaning: Cleaning) -> Survey:
     """Reads on until there are enough documents and the hash has put one on each side, or to the end.
 
-    By position are split fewer than FEW documents, and those of which the hash would leave a side empty.
+    By position are split fewer than FEW documents, and those of which the hash would leave a side empty. Where some
+    are to be left out, the caller has those that are split by position judged as a whole.
     """
     found, threshold, room = Survey(), hash_threshold(fraction), SAMPLE
-    sides = set()
-    for document, data in documents:
-        found.documents += not document.continues
-        found.characters += len(document.text)
-        sides.add(text_key(data, seed)[0] < threshold)
+    sides: set[bool] = set()
+    different: set[object] = set()
+    for piece in pieces:
+        text = piece.document.text
+        if cleaning.by_length(len(text)) is not None:
+            continue
+        key = text_key(piece.data, seed)
+        sides.add(key[0] < threshold)
+        if len(different) < FEW and not piece.document.continues:
+            different.add(key if cleaning.dedup else found.documents)
+        found.documents += not piece.document.continues
+        found.characters += len(text)
         if room > 0:
-            found.sample.append(document.text[:room])
-            room -= len(document.text)
-        if found.documents >= FEW and len(sides) == 2:
+            found.sample.append(text[:room])
+            room -= len(text)
+        if len(different) == FEW and len(sides) == 2:
             found.by_position = False
             break
-    if found.characters == 0:
-        raise UserError("there is no text in the source: every document is empty")
+    if found.characters == 0 and not cleaning.wanted:
+        raise cleaning.nothing_left(found.documents, Counter())
     return found
 
 
-def within(documents: Iterable[Read], tokenizer: Tokenizer, limit: int) -> Iterator[Read]:
+def within(pieces: Iterable[Piece], tokenizer: Tokenizer, limit: int, cleaning: Cleaning) -> Iterator[Piece]:
     """The documents that the first `limit` tokens of the source reach into."""
     tokens = 0
-    for document, data in documents:
-        yield document, data
-        tokens += len(tokenizer.encode(document.text)) + (tokenizer.end_of_text is not None)
+    for piece in pieces:
+        yield piece
+        if cleaning.by_length(len(piece.document.text)) is None:
+            tokens += len(tokenizer.encode(piece.document.text)) + (tokenizer.end_of_text is not None)
         if tokens >= limit:
             return
 
@@ -77,21 +92,23 @@ def tokens_per_byte(found: Survey, tokenizer: Tokenizer) -> float:
 
 
 def training_texts(
-    source: Source, parts: Sequence[Part], skip_bad: bool, found: Survey, fraction: float, seed: int
+    source: Source, parts: Sequence[Part], skip_bad: bool, found: Survey, fraction: float, seed: int, cleaning: Cleaning
 ) -> Iterator[str]:
     """The texts that a tokenizer is trained on: at most TRAINING characters, from all over the source.
 
     They are of the training side: what is held out has to be unknown to the tokenizer too, or bits per byte on it
     would flatter.
     """
+    numbered = list(enumerate(parts))
     if found.by_position:
-        sides = _before(read_all(source, parts, skip_bad), split_position(found.characters, fraction))
+        kept = cleaning.kept(read_all(source, numbered, skip_bad))
+        sides = _before(kept, split_position(found.characters, fraction))
     else:
         threshold = hash_threshold(fraction)
         # the sample ends where it is large enough: in a shuffled order it is fair to a sorted source, too
-        order = random.Random(seed).sample(list(parts), len(parts))
-        found_all = read_all(source, order, skip_bad)
-        sides = (document.text for document, data in found_all if text_key(data, seed)[0] >= threshold)
+        order = random.Random(seed).sample(numbered, len(numbered))
+        kept = cleaning.kept(read_all(source, order, skip_bad))
+        sides = (piece.document.text for piece in kept if text_key(piece.data, seed)[0] >= threshold)
     room = TRAINING
     for text in sides:
         yield text
@@ -100,9 +117,9 @@ def training_texts(
             return
 
 
-def _before(documents: Iterable[Read], characters: int) -> Iterator[str]:
+def _before(pieces: Iterable[Piece], characters: int) -> Iterator[str]:
     """The first `characters` characters of documents laid end to end."""
-    for document, _ in documents:
+    for piece in pieces:
         if characters > 0:
-            yield document.text[:characters]
-        characters -= len(document.text)
+            yield piece.document.text[:characters]
+        characters -= len(piece.document.text)

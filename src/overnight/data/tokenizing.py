@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from overnight.data.cleaning import LONG, SHORT, Cleaning, Piece
 from overnight.data.sources import Bad, Document, Part, Source
 from overnight.data.spill import Contents, Spill, SpillWriter, Tokenized
 from overnight.errors import UserError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 EXAMPLES = 3  # of what was skipped, kept to be shown
 TICK = 0.2  # seconds between two reports of progress
 Tick = Callable[[int, int], None]  # (bytes of text, tokens) since the last call
+Read = tuple[Document, bytes]  # with its text as UTF-8
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Task:
     skip_bad: bool
     limit: int | None
     """No part needs more tokens than this."""
+    cleaning: Cleaning
 
     @property
     def prefix(self) -> int:
@@ -71,16 +74,11 @@ def text_key(data: bytes, seed: int) -> tuple[int, int]:
     return int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
 
 
-def readable(found: Iterable[Document | Bad], skip_bad: bool, contents: Contents) -> Iterator[tuple[Document, bytes]]:
+def readable(found: Iterable[Document | Bad], skip_bad: bool, contents: Contents) -> Iterator[Read]:
     """Documents with their UTF-8 bytes; what is bad raises UserError or, with `skip_bad`, is counted in `contents`."""
     for document in found:
         if isinstance(document, Document):
-            try:
-                data = document.text.encode()
-            except UnicodeEncodeError:  # JSON may carry half of a surrogate pair, UTF-8 cannot
-                document = replace(document, text=repair(document.text))
-                data = document.text.encode()
-            yield document, data
+            yield _encoded(document)
             continue
         if not skip_bad:
             raise UserError(f"{document}; put it right, or leave it out with --skip-bad")
@@ -93,12 +91,13 @@ def spill_part(task: Task, index: int, part: Part, tick: Tick, window: Window = 
     """Tokenizes a part, or a window of it, and writes its spill; UserError where something in it is bad."""
     limit = task.limit if window.tokens is None else window.tokens
     writer = SpillWriter(task.path(index, suffix), task.dtype, task.bits, task.prefix, _mark(part, window))
-    found = _clipped(task.source.read(part), window)
+    found = readable(task.source.read(part), task.skip_bad, writer.contents)
+    found = _clipped(_cleaned(task, index, found, writer, limit), window)
     reported, texts, tokens = time.monotonic(), 0, 0
     try:
-        for document, data in readable(found, task.skip_bad, writer.contents):
+        for document, data in found:
             done = _tokenize(task, document, data)
-            over = -1 if limit is None else writer.contents.tokens + writer.length(done) - limit
+            over = -1 if limit is None else writer.contents.taken + writer.length(done) - limit
             kept = _cut(task, done, len(done.ids) - over) if over > 0 else done
             if kept is not None:
                 writer.add(kept)
@@ -115,27 +114,53 @@ def spill_part(task: Task, index: int, part: Part, tick: Tick, window: Window = 
         raise
 
 
+def _cleaned(task: Task, index: int, found: Iterable[Read], writer: SpillWriter, limit: int | None) -> Iterator[Read]:
+    """What is kept of a part; what is not is counted. Copies take their place in the limit, as they do by hash."""
+    contents = writer.contents
+    for number, (document, data) in enumerate(found):
+        why = task.cleaning.reason(Piece(index, number, document, data))
+        if why is None:
+            yield document, data
+            continue
+        new = not document.continues
+        if why == SHORT:
+            contents.too_short += new
+        elif why == LONG:
+            contents.too_long += new
+        else:
+            contents.copies += new
+            tokens = writer.length(_tokenize(task, document, data))
+            contents.copied_tokens += tokens if limit is None else min(tokens, limit - contents.taken)
+            if contents.taken == limit:
+                return
+
+
 def _mark(part: Part, window: Window) -> str:
     return hashlib.sha256(repr((part, window)).encode()).hexdigest()
 
 
-def _clipped(found: Iterable[Document | Bad], window: Window) -> Iterator[Document | Bad]:
+def _clipped(found: Iterable[Read], window: Window) -> Iterator[Read]:
     """The characters of the window, of documents laid end to end."""
     if window.start == 0 and window.stop is None:
         yield from found
         return
     position = 0
-    for document in found:
-        if not isinstance(document, Document):
-            yield document
-            continue
+    for document, _ in found:
         begin = max(window.start - position, 0)
         end = len(document.text) if window.stop is None else min(window.stop - position, len(document.text))
         position += len(document.text)
         if begin < end:
-            yield replace(document, text=document.text[begin:end])
+            yield _encoded(replace(document, text=document.text[begin:end]))
         if window.stop is not None and position >= window.stop:
             return
+
+
+def _encoded(document: Document) -> Read:
+    try:
+        return document, document.text.encode()
+    except UnicodeEncodeError:  # JSON may carry half of a surrogate pair, UTF-8 cannot
+        document = replace(document, text=repair(document.text))
+        return document, document.text.encode()
 
 
 def _tokenize(task: Task, document: Document, data: bytes) -> Tokenized:
