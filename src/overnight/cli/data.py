@@ -25,6 +25,8 @@ class Arguments:
     """How many random documents to show."""
     seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0
     """Chooses them."""
+    all: bool = False
+    """Read all tokens for the statistics, and not a sample where a split has more than 500M."""
     json: bool = False
     """Print JSON instead of text."""
 
@@ -34,6 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     from overnight.console import Console
     from overnight.data.dataset import Manifest
     from overnight.data.inspect import check, description, random_documents
+    from overnight.data.statistics import statistics, told
 
     manifest = Manifest.read(given.folder)
     with Console() as console:
@@ -42,10 +45,12 @@ def main(arguments: Sequence[str]) -> int:
             if not given.json:
                 console.line(f"{given.folder}: all {files} files are what was written")
                 return 0
+        found = statistics(manifest, given.all, console.progress if console.live else lambda text: None)
         samples = random_documents(manifest, max(0, given.documents), given.seed)
         if given.json:
-            console.line(json.dumps({**manifest.to_json(), "random_documents": samples}, indent=2, ensure_ascii=False))
+            shown = {**manifest.to_json(), "statistics": found, "random_documents": samples}
+            console.line(json.dumps(shown, indent=2, ensure_ascii=False))
         else:
-            for line in description(manifest, samples):
+            for line in description(manifest, told(manifest, found), samples):
                 console.line(line)
     return 0

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from overnight.data.dataset import NAME, SPLITS, Manifest, fingerprint, load_tokenizer
+from overnight.data.dataset import NAME, SPLITS, Manifest, fingerprint
 from overnight.data.sizes import size
+from overnight.data.streams import Stream
 from overnight.errors import UserError
 from overnight.files import sha256
 
-SHOWN = 200  # characters of a document
-READ = 400  # tokens read for that
 HIDDEN = {"split_rule", "pieces_rule"}  # sentences, too long for a list
 
 
@@ -38,7 +36,7 @@ def summary(manifest: Manifest) -> list[str]:
     return lines
 
 
-def description(manifest: Manifest, samples: list[dict[str, Any]]) -> list[str]:
+def description(manifest: Manifest, statistics: list[str], samples: list[dict[str, Any]]) -> list[str]:
     """All that `overnight data` shows."""
     lines = summary(manifest)
     lines += ["", "sources"]
@@ -52,21 +50,25 @@ def description(manifest: Manifest, samples: list[dict[str, Any]]) -> list[str]:
     shown = {name: value for name, value in manifest.settings.items() if value is not None and name not in HIDDEN}
     lines.append("  " + ", ".join(f"{name} {value}" for name, value in shown.items()))
     lines.append(f"  fingerprint {manifest.fingerprint}")
+    lines += statistics
     if samples:
         lines += ["", "some documents"]
     for sample in samples:
         lines.append(f"  {sample['split']}: {sample['file']} row {sample['row']}, {sample['tokens']:,} tokens")
-        text = " ".join(sample["text"].split())  # on one line, and without a stranger's terminal codes
-        lines.append("    " + "".join(character if character.isprintable() else "\ufffd" for character in text))
+        lines.append("    " + printable(sample["text"]))
     return lines
+
+
+def printable(text: str) -> str:
+    """A text on one line, and without a stranger's terminal codes."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in " ".join(text.split()))
 
 
 def random_documents(manifest: Manifest, count: int, seed: int) -> list[dict[str, Any]]:
     """`count` documents, or all where there are fewer: split, file, row, tokens and the beginning of the text."""
     numbers = [(split, number) for split in SPLITS for number in range(manifest.splits[split]["documents"])]
     chosen = random.Random(seed).sample(numbers, min(count, len(numbers)))
-    tokenizer = load_tokenizer(manifest)
-    return [_document(manifest, tokenizer, split, number) for split, number in chosen]
+    return [_document(manifest, split, number) for split, number in chosen]
 
 
 def check(manifest: Manifest, tell: Callable[[str], None] = lambda file: None) -> int:
@@ -109,53 +111,11 @@ def _files(manifest: Manifest) -> Iterator[tuple[str, str]]:
             yield shard["documents_file"], shard["documents_sha256"]
 
 
-def _document(manifest: Manifest, tokenizer: Any, split: str, number: int) -> dict[str, Any]:
+def _document(manifest: Manifest, split: str, number: int) -> dict[str, Any]:
     """Document `number` of a split."""
-    described = manifest.splits[split]
-    shards = [shard for shard in described["shards"] if shard["documents"]]
-    while number >= shards[0]["documents"]:
-        number -= shards.pop(0)["documents"]
-    here = _origins(manifest.folder / shards[0]["documents_file"])
-    start = here["start"][number]
-    if number + 1 < len(here["start"]):
-        stop = here["start"][number + 1]
-    else:
-        stop = (
-            _origins(manifest.folder / shards[1]["documents_file"])["start"][0]
-            if len(shards) > 1
-            else described["tokens"]
-        )
-    ids = _read(manifest, split, start, min(stop, start + READ))
-    ids = ids[1:] if tokenizer.end_of_text is not None else ids
-    text = tokenizer.decode_bytes(ids).decode(errors="ignore")
-    text = text[:SHOWN] + " ..." if len(text) > SHOWN else text
-    return {
-        "split": split,
-        "file": here["file"][number],
-        "row": here["row"][number],
-        "tokens": stop - start,
-        "text": text,
-    }
-
-
-def _origins(path: Path) -> dict[str, list[Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return dict(pq.read_table(path).to_pydict())
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}); prepare the dataset anew") from None
-
-
-def _read(manifest: Manifest, split: str, start: int, stop: int) -> list[int]:
-    """Tokens from `start` to `stop` of a split's stream."""
-    ids: list[int] = []
-    for shard, path in zip(manifest.splits[split]["shards"], manifest.shard_paths(split), strict=True):
-        if start < shard["tokens"] and stop > 0:
-            try:
-                ids += np.load(path, mmap_mode="r")[max(start, 0) : stop].tolist()
-            except (OSError, ValueError) as error:
-                raise UserError(f"{path} cannot be read ({error}); prepare the dataset anew") from None
-        start, stop = start - shard["tokens"], stop - shard["tokens"]
-    return ids
+    shard = 0
+    while number >= (here := manifest.splits[split]["shards"][shard]["documents"]):
+        number, shard = number - here, shard + 1
+    stream = Stream(manifest, split)
+    start = int(stream.starts(shard)[number])
+    return {**stream.origin(start), "tokens": stream.end(start) - start, "text": stream.beginning(start)}

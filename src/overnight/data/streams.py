@@ -1,0 +1,128 @@
+"""The tokens of a split as one stream, read in chunks, and where its documents start and came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from overnight.data.dataset import Manifest, load_tokenizer
+from overnight.errors import UserError
+
+CHUNK = 2**22  # tokens read at once
+SHOWN = 200  # characters of a document
+READ = 400  # tokens read for that
+Tokens = npt.NDArray[Any]
+Positions = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive tokens of a split's stream; positions count from the beginning of the stream."""
+
+    start: int
+    tokens: Tokens
+    starts: Positions
+    """Where documents start, within the chunk."""
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.tokens)
+
+
+class Stream:
+    """One split of a dataset folder. Raises UserError where a file cannot be read."""
+
+    def __init__(self, manifest: Manifest, split: str) -> None:
+        self.manifest, self.split = manifest, split
+        self._last = (-1, np.zeros(0, np.int64))
+        self.tokens = int(manifest.splits[split]["tokens"])
+
+    @cached_property
+    def borders(self) -> Positions:
+        """Where each shard starts and, last, the end."""
+        sizes = [shard["tokens"] for shard in self.manifest.splits[self.split]["shards"]]
+        return np.cumsum([0, *sizes], dtype=np.int64)
+
+    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[Chunk]:
+        """The tokens from `start` to `stop`, a shard's or CHUNK at a time."""
+        stop = self.tokens if stop is None else min(stop, self.tokens)
+        for number, path in enumerate(self.manifest.shard_paths(self.split)):
+            first, last = int(self.borders[number]), int(self.borders[number + 1])
+            for begin in range(max(start, first), min(stop, last), CHUNK):
+                end = min(begin + CHUNK, stop, last)
+                tokens = _mapped(path)[begin - first : end - first]
+                starts = self.starts(number)
+                yield Chunk(begin, tokens, starts[np.searchsorted(starts, begin) : np.searchsorted(starts, end)])
+
+    def read(self, start: int, stop: int) -> Tokens:
+        """The tokens from `start` to `stop`."""
+        pieces = [chunk.tokens for chunk in self.chunks(start, stop)]
+        return np.concatenate(pieces) if pieces else np.zeros(0, self.manifest.dtype)
+
+    def starts(self, shard: int) -> Positions:
+        """Where the documents start that start in this shard."""
+        if self._last[0] != shard:
+            self._last = shard, _columns(self._documents_file(shard), "start")["start"].to_numpy()
+        return self._last[1]
+
+    def lengths(self) -> Positions:
+        """The tokens of each document, <|endoftext|> included; no token is read."""
+        starts = [self.starts(number) for number in range(len(self.borders) - 1)]
+        borders = np.concatenate([*starts, np.array([self.tokens], np.int64)])
+        lengths: Positions = borders[1:] - borders[:-1]
+        return lengths
+
+    def end(self, position: int) -> int:
+        """Where the document that starts at `position` ends."""
+        for number in range(self._shard(position), len(self.borders) - 1):
+            starts = self.starts(number)
+            if len(following := starts[np.searchsorted(starts, position, "right") :]):
+                return int(following[0])
+        return self.tokens
+
+    def origin(self, position: int) -> dict[str, Any]:
+        """Split, file and row of the document that starts at `position`."""
+        file = self._documents_file(self._shard(position))
+        columns = _columns(file, "start", "file", "row")
+        row = int(np.searchsorted(columns["start"].to_numpy(), position))
+        return {"split": self.split, "file": columns["file"][row].as_py(), "row": columns["row"][row].as_py()}
+
+    def beginning(self, position: int) -> str:
+        """The first characters of the document that starts at `position`."""
+        tokenizer = load_tokenizer(self.manifest)
+        ids = self.read(position, min(position + READ, self.end(position)))
+        text = tokenizer.decode_bytes(ids).decode(errors="ignore")
+        return text[:SHOWN] + " ..." if len(text) > SHOWN else text
+
+    def _shard(self, position: int) -> int:
+        return int(np.searchsorted(self.borders, position, "right")) - 1
+
+    def _documents_file(self, shard: int) -> Path:
+        name: str = self.manifest.splits[self.split]["shards"][shard]["documents_file"]
+        return self.manifest.folder / name
+
+
+def _mapped(path: Path) -> Tokens:
+    try:
+        tokens: Tokens = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); prepare the dataset anew") from None
+    return tokens
+
+
+def _columns(path: Path, *names: str) -> dict[str, Any]:
+    """Columns of a documents file, as Arrow arrays."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path, columns=list(names))
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}); prepare the dataset anew") from None
+    return {name: table[name].combine_chunks() for name in names}
