@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import IO
 
 from overnight.data.formats import suffixes
+from overnight.data.formats.limits import LARGEST, RATIO, allowed
 
 BLOCK = 2**20
 ZSTD_FEED = 4096  # compressed bytes at a time: at zstd's highest ratio they are 128 MiB, usually they are 16 KiB
-RATIO = 1100  # gzip's highest; what claims more is not believed
 
 
 class Damaged(Exception):
@@ -25,23 +25,37 @@ def blocks(path: Path) -> Iterator[bytes]:
     _, compression = suffixes(path.name)
     with path.open("rb") as file:
         if compression == ".gz":
-            yield from _gzip(file)
+            yield from _believed(_gzip(file), path.stat().st_size)
         elif compression == ".zst":
-            yield from _zstd(file)
+            yield from _believed(_zstd(file), path.stat().st_size)
         else:
             while block := file.read(BLOCK):
                 yield block
 
 
+def _believed(found: Iterator[bytes], stored: int) -> Iterator[bytes]:
+    """In blocks of BLOCK bytes at most, and not more of them than so many stored bytes may hold."""
+    read = 0
+    for content in found:
+        read += len(content)
+        if read > allowed(stored):
+            raise Damaged(f"{stored:,} bytes hold more than {allowed(stored):,} of text")
+        for start in range(0, len(content), BLOCK):
+            yield content[start : start + BLOCK]
+
+
 def lines(found: Iterator[bytes]) -> Iterator[bytes]:
-    """Blocks as lines, each with its line feed; the last may have none."""
+    """Blocks as lines, each with its line feed; the last may have none. Of one larger than LARGEST, only the start."""
     rest: list[bytes] = []  # of a line that is longer than a block
+    length = 0
     for block in found:
         first, *others = block.split(b"\n")
-        rest.append(first)
+        if length <= LARGEST:
+            rest.append(first)
+            length += len(first)
         for line in others:
             yield b"".join(rest) + b"\n"
-            rest = [line]
+            rest, length = [line], len(line)
     if last := b"".join(rest):
         yield last
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from overnight.data.formats import stamp, suffixes
-from overnight.data.formats.compression import Damaged, blocks, expected_size, lines
+from overnight.data.formats.compression import BLOCK, Damaged, blocks, expected_size, lines
+from overnight.data.formats.limits import LARGEST, document, listed, too_large
 from overnight.data.formats.text import BOM
 from overnight.data.sources import Bad, Document, Span
 
@@ -29,10 +31,10 @@ class JsonlFormat:
         spans, start, row = [], 0, 0
         with path.open("rb") as content:
             while block := content.read(target):
-                rest = b"" if block.endswith(b"\n") else content.readline()
-                stop = start + len(block) + len(rest)
+                ended = block.endswith(b"\n") or _pass_line(content)
+                stop = content.tell()
                 spans.append(Span(file, start, stop, stop - start, row, mark))
-                start, row = stop, row + block.count(b"\n") + rest.count(b"\n")
+                start, row = stop, row + block.count(b"\n") + (ended and not block.endswith(b"\n"))
         return spans
 
     def read(self, path: Path, span: Span) -> Iterator[Document | Bad]:
@@ -51,6 +53,8 @@ class JsonlFormat:
 
     def _document(self, line: bytes, file: str, row: int) -> Document | Bad:
         where = f"row {row} (line {row + 1})"
+        if len(line) > LARGEST:
+            return too_large(file, where, "line")
         try:
             value = json.loads(line.decode())
         except UnicodeDecodeError as error:
@@ -60,22 +64,32 @@ class JsonlFormat:
         if not isinstance(value, dict):
             return Bad(file, f"{where}: not a JSON object but {_kind(value)}")
         if self.field not in value:
-            fields = ", ".join(list(value)[:8]) or "none"
+            fields = listed(list(value))
             return Bad(file, f"{where}: no field '{self.field}'; its fields: {fields}; --text-field chooses another")
         if not isinstance(value[self.field], str):
             return Bad(file, f"{where}: the field '{self.field}' is not text but {_kind(value[self.field])}")
-        return Document(value[self.field], file, row)
+        return document(value[self.field], file, row, where)
 
 
 def _range(path: Path, start: int, stop: int) -> Iterator[bytes]:
+    """The lines that begin there; of one larger than LARGEST, only the start."""
     with path.open("rb") as file:
         file.seek(start)
-        while start < stop:
-            line = file.readline()
+        while file.tell() < stop:
+            line = file.readline(LARGEST + 1)
             if not line:
                 return
-            start += len(line)
+            if not line.endswith(b"\n") and len(line) > LARGEST:
+                _pass_line(file)
             yield line
+
+
+def _pass_line(file: IO[bytes]) -> bool:
+    """Goes behind the next line feed; False where there is none."""
+    while rest := file.readline(BLOCK):
+        if rest.endswith(b"\n"):
+            return True
+    return False
 
 
 def _kind(value: object) -> str:

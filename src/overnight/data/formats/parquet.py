@@ -1,4 +1,8 @@
-"""Parquet: a row is a document."""
+"""Parquet: a row is a document.
+
+Arrow decodes it, and believes it: what a file claims is checked before (parquet_columns.py, parquet_pages.py), so that
+memory is bounded whatever it is.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from overnight.data.formats import stamp
+from overnight.data.formats.limits import LARGEST, allowed, document, printable, too_large
+from overnight.data.formats.parquet_columns import CONTAINER, FOOTER, ROW, Chunk, footer, text_chunks, text_column
+from overnight.data.formats.parquet_pages import rows_at_a_time, walk
+from overnight.data.formats.thrift import Malformed
 from overnight.data.sources import Bad, Document, Span
 
 ROWS = 128  # decoded at a time
 SMALLEST = 2**22  # bytes of text for which a row group is not divided: each range of it decodes most of it
 RANGES = 8  # a row group is divided into no more
+# what pyarrow raises for a broken file
+BROKEN = (pa.ArrowException, OSError, ValueError, LookupError, OverflowError, MemoryError, TypeError)
 
 
 class ParquetFormat:
@@ -25,96 +35,118 @@ class ParquetFormat:
         self.field = text_field
 
     def spans(self, path: Path, file: str, target: int) -> list[Span]:
-        problem, spans = "", []
+        size, mark = path.stat().st_size, stamp(path)
         try:
-            if path.stat().st_size == 0:
-                problem = "the file is empty"
-            else:
-                with pq.ParquetFile(path) as content:
-                    problem = self._problem(content.schema_arrow)
-                    spans = [] if problem else self._ranges(content, file, stamp(path), max(target, SMALLEST))
-                problem = problem or ("" if spans else "the file has no rows")
-        except (pa.ArrowException, OSError) as error:
-            problem = f"not a parquet file: {_one_line(error)}"
-        return [Span(file, 0, 0, 0, stamp=stamp(path), bad=problem)] if problem else spans
+            if not size:
+                raise Malformed("the file is empty")
+            footer(path)  # before Arrow reads it
+            with _opened(path) as content:
+                chunks = text_chunks(path, mark, text_column(content, self.field))
+            spans = _ranges(chunks, file, mark, max(target, SMALLEST))
+            if not spans:
+                raise Malformed("the file has no rows")
+            return spans
+        except Malformed as problem:
+            reason = str(problem)
+        except BROKEN as error:
+            reason = f"not a parquet file: {printable(str(error))}"
+        return [Span(file, 0, 0, 0, stamp=mark, bad=reason)]
 
     def read(self, path: Path, span: Span) -> Iterator[Document | Bad]:
         row = span.start
         try:
-            with pq.ParquetFile(path, buffer_size=2**20) as content:
-                for first, column in self._columns(content, span):
-                    for row, text in enumerate(_texts(column), first):
-                        if span.start <= row < span.stop:
-                            yield self._document(text, span.file, row)
-        except (pa.ArrowException, OSError) as error:
-            yield Bad(span.file, f"the parquet data is broken after row {row}: {_one_line(error)}")
+            with _opened(path) as content:
+                for row, value in self._rows(path, content, span):
+                    if span.start <= row < span.stop:
+                        yield self._document(value, span.file, row)
+        except Malformed as problem:
+            yield Bad(span.file, f"the parquet data is broken after row {row}: {problem}")
+        except BROKEN as error:
+            yield Bad(span.file, f"the parquet data is broken after row {row}: {printable(str(error))}")
 
-    def _document(self, text: str | UnicodeDecodeError | None, file: str, row: int) -> Document | Bad:
-        if isinstance(text, str):
-            return Document(text, file, row)
-        if text is None:
-            return Bad(file, f"row {row}: the column '{self.field}' holds nothing there")
-        return Bad(file, f"row {row}: not UTF-8 at its byte {text.start:,}")
+    def _document(self, value: Any, file: str, row: int) -> Document | Bad:
+        where = f"row {row}"
+        if isinstance(value, str):
+            return document(value, file, row, where)
+        if value is None:
+            return Bad(file, f"{where}: the column '{self.field}' holds nothing there")
+        if isinstance(value, UnicodeDecodeError):
+            return Bad(file, f"{where}: not UTF-8 at its byte {value.start:,}")
+        return too_large(file, where)
 
-    def _problem(self, schema: Any) -> str:
-        """Why no text can be read from a file with this schema; empty where it can."""
-        if self.field not in schema.names:
-            columns = ", ".join(schema.names[:12])
-            return f"no column '{self.field}'; its columns: {columns}; --text-field chooses another"
-        kind = schema.field(self.field).type
-        if pa.types.is_dictionary(kind):
-            kind = kind.value_type
-        if kind not in (pa.string(), pa.large_string(), pa.string_view()):
-            return f"the column '{self.field}' is not text but {kind}"
-        return ""
-
-    def _ranges(self, content: Any, file: str, mark: str, target: int) -> list[Span]:
-        metadata, spans, first = content.metadata, [], 0
-        for number in range(metadata.num_row_groups):
-            group = metadata.row_group(number)
-            rows = group.num_rows
-            size = sum(
-                column.total_uncompressed_size
-                for column in map(group.column, range(group.num_columns))
-                if column.path_in_schema == self.field
-            )
-            count = max(1, min(RANGES, round(size / target), rows))
-            borders = [rows * part // count for part in range(count + 1)]
-            for start, stop in pairwise(borders):
-                if start < stop:
-                    spans.append(Span(file, first + start, first + stop, size // count, first + start, mark))
-            first += rows
-        return spans
-
-    def _columns(self, content: Any, span: Span) -> Iterator[tuple[int, Any]]:
-        """The text column in batches, each with the number of its first row; they cover the span and more."""
-        row = 0
-        for number in range(content.metadata.num_row_groups):
-            first, row = row, row + content.metadata.row_group(number).num_rows
-            if row <= span.start or first >= span.stop:
-                continue
-            for batch in content.iter_batches(ROWS, row_groups=[number], columns=[self.field], use_threads=False):
-                if first >= span.stop:
-                    break
-                first += len(batch)
-                if first > span.start:
-                    yield first - len(batch), batch.column(0)
+    def _rows(self, path: Path, content: Any, span: Span) -> Iterator[tuple[int, Any]]:
+        """The values of the row groups that the span lies in, with the numbers of their rows: `_value` gives them."""
+        first, column = 0, text_column(content, self.field)
+        nullable = content.schema.column(column).max_definition_level > 0
+        for number, chunk in enumerate(text_chunks(path, stamp(path), column)):
+            if first < span.stop and span.start < first + chunk.rows:
+                with path.open("rb", buffering=0) as file:
+                    rows = rows_at_a_time(walk(file, chunk, nullable), ROWS)
+                batches = content.iter_batches(rows, row_groups=[number], columns=[self.field], use_threads=False)
+                yield from enumerate(_values(batches, chunk, span.start - first, span.stop - first), first)
+            first += chunk.rows
 
 
-def _texts(column: Any) -> list[str | UnicodeDecodeError | None]:
+def _opened(path: Path) -> Any:
+    return pq.ParquetFile(
+        path,
+        buffer_size=2**20,
+        pre_buffer=False,  # or it holds the row group's whole column
+        thrift_string_size_limit=FOOTER,
+        thrift_container_size_limit=CONTAINER,
+    )
+
+
+def _ranges(chunks: list[Chunk], file: str, mark: str, target: int) -> list[Span]:
+    spans, first = [], 0
+    for chunk in chunks:
+        count = max(1, min(RANGES, round(chunk.size / target), chunk.rows))
+        borders = [chunk.rows * part // count for part in range(count + 1)]
+        for start, stop in pairwise(borders):
+            if start < stop:
+                spans.append(Span(file, first + start, first + stop, chunk.size // count, first + start, mark))
+        first += chunk.rows
+    return spans
+
+
+def _values(batches: Any, chunk: Chunk, start: int, stop: int) -> Iterator[Any]:
+    """What a chunk's rows hold, from its first to `stop`; None for those of batches before `start`."""
+    row, stored = 0, chunk.stop - chunk.start
+    room = allowed(stored)
+    for batch in batches:
+        if row >= stop:
+            return
+        column = batch.column(0)
+        row += len(column)
+        for value in _texts(column) if row > start else [None] * len(column):
+            room -= ROW + (len(value) if isinstance(value, str) else 0)
+            if room < 0:
+                raise Malformed(f"{stored:,} bytes hold more than {allowed(stored):,} of text")
+            yield value
+    if row < min(stop, chunk.rows):
+        raise Malformed(f"it ends after {row:,} of {chunk.rows:,} rows of a row group")
+
+
+def _texts(column: Any) -> Iterator[Any]:
+    """Each value: a text, None, UnicodeDecodeError, or its number of bytes where they are more than LARGEST."""
+    if column.nbytes <= LARGEST:
+        try:
+            yield from column.to_pylist()
+            return
+        except UnicodeDecodeError:  # Arrow does not check; then one by one
+            pass
+    for value in column:
+        yield _text(value)
+
+
+def _text(value: Any) -> Any:
+    inner = value.value if pa.types.is_dictionary(value.type) else value
+    if not inner.is_valid:
+        return None
+    content = inner.as_buffer()
+    if content.size > LARGEST:
+        return content.size
     try:
-        return list(column.to_pylist())
-    except UnicodeDecodeError:  # Arrow does not check; then one by one
-        return [_text(value) for value in column]
-
-
-def _text(value: Any) -> str | UnicodeDecodeError | None:
-    try:
-        text: str | None = value.as_py()
-        return text
+        return content.to_pybytes().decode()
     except UnicodeDecodeError as error:
         return error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
