@@ -272,8 +272,9 @@ def test_the_tokenizer_is_that_of_the_dataset() -> None:
     assert resolve(config, "gpt2", 50_257) == config
     with pytest.raises(UserError, match=r"data\.tokenizer is gpt2, but the dataset was prepared with bytes"):
         resolve(config, "bytes", 257)
-    with pytest.raises(UserError, match=r"model\.vocab_size is 50257, but the dataset was prepared with 50256"):
-        resolve(config, "gpt2", 50_256)
+    with pytest.raises(UserError, match=r"model\.vocab_size is 50257, but the dataset has 50258 ids"):
+        resolve(config, "gpt2", 50_258)
+    assert resolve(config, "gpt2", 50_256) == config  # rows beyond the ids, as nanoGPT's 50,304
 
 
 def test_nothing_that_was_given_is_replaced() -> None:

@@ -14,17 +14,18 @@ from typing import Any
 import torch
 
 from overnight import checkpoint, generate, optim, session
-from overnight.config import Config, resolve
+from overnight.config import Config
 from overnight.console import Console
 from overnight.data.mixture import Mixture
 from overnight.errors import UserError, suggestion
+from overnight.exchange import sources as exchange
 from overnight.hooks import Samples, Validation, prompt_ids
 from overnight.machine import device as machine
-from overnight.model import GPT, load_weights
+from overnight.model import GPT
 from overnight.presets import PRESETS
+from overnight.pretrained import Pretrained
 from overnight.runs import RunFolder
 from overnight.tokenizers import Tokenizer
-from overnight.tokenizers import load as load_tokenizer_file
 from overnight.training import Hook, Training
 from overnight.training import train as train_loop
 
@@ -94,6 +95,7 @@ class Model:
             top_p=top_p,
             generator=generator,
             use_cache=use_cache,
+            vocab_size=self.tokenizer.vocab_size,
         ):
             if stop_at_end and int(column) == self.tokenizer.end_of_text:
                 return
@@ -101,23 +103,12 @@ class Model:
 
 
 def load(source: str | Path, checkpoint_name: str = "best", device: str = "auto") -> Model:
-    """The model of a run folder. `checkpoint_name` is best, last, or a step."""
-    folder = RunFolder.open(Path(source))
-    config = folder.config()
-    recipe = resolve(config, str(config.recipe.data.tokenizer), config.recipe.model.vocab_size or 0).recipe
-    path = checkpoint.find(folder.checkpoints, checkpoint_name)
-    gpt = GPT(recipe.model, recipe.data.sequence_length)
-    load_weights(gpt, checkpoint.load_tensors(path, "model.safetensors"), str(path))
-    return Model(gpt.to(machine.choose_device(device)).eval(), run_tokenizer(folder))
-
-
-def run_tokenizer(folder: RunFolder) -> Tokenizer:
-    """The tokenizer that a run was trained with."""
-    file = folder.path / "tokenizer.json"
-    name = folder.config().recipe.data.tokenizer
-    if name is None:
-        raise UserError(f"{folder.path / 'config.json'}: recipe.data.tokenizer is missing")
-    return load_tokenizer_file(name, file if file.exists() else None)
+    """A trained model: a run folder, whose checkpoint is best, last, or a step; or what `overnight.exchange` reads: a
+    folder in transformers' GPT-2 format, a checkpoint of nanoGPT, build-nanogpt or llm.c."""
+    found = exchange.read(str(source), checkpoint_name)
+    if found.tokenizer is None:
+        raise UserError(f"{found.where} does not say which tokenizer it was trained with, and none lies beside it")
+    return Model(found.build().to(machine.choose_device(device)), found.tokenizer)
 
 
 def preset(name: str) -> Config:
@@ -148,9 +139,10 @@ def train(
         session.open_dataset(config, mixture)  # one that cannot be used is refused before anything is written
     with RunFolder(out).lock():
         RunFolder(out).clear_stop()
-        folder, config = session.open_run(config, mixture, out)
+        initial = _initial(config, out)
+        folder, config = session.open_run(config, mixture, out, initial)
         with console or Console(out / "log.txt") as printer, stop_signals(folder) as stop:
-            training = session.build_training(folder, config, mixture, printer, command or sys.argv)
+            training = session.build_training(folder, config, mixture, printer, command or sys.argv, initial)
             training.stop = stop
             used = default_hooks(training, mixture) if hooks is None else hooks
             for line in banner(training, mixture):
@@ -162,6 +154,15 @@ def train(
     if not finished:
         raise Stopped(f"{out} stopped at step {training.step}")
     return out
+
+
+def _initial(config: Config, out: Path) -> Pretrained | None:
+    """The weights that a run starts from, as long as it has no checkpoint of its own: of a run, those it began with."""
+    source = config.recipe.init_from
+    if source is None or checkpoint.steps(out / "checkpoints"):
+        return None
+    begun = RunFolder.open(out).decided("init_from", 0) if (out / "config.json").exists() else None
+    return exchange.read(source, str(begun) if isinstance(begun, int) else "best")
 
 
 def _check_prompt(config: Config, data: Mixture) -> None:

@@ -270,14 +270,16 @@ def resolve(config: Config, tokenizer: str, vocab_size: int) -> Config:
     model = dataclasses.replace(recipe.model, vocab_size=_given(recipe.model.vocab_size, vocab_size))
     data = dataclasses.replace(recipe.data, tokenizer=_given(recipe.data.tokenizer, tokenizer))
     resolved = dataclasses.replace(config, recipe=dataclasses.replace(recipe, train=train, model=model, data=data))
-    for name, own, dataset in (
-        ("data.tokenizer", data.tokenizer, tokenizer),
-        ("model.vocab_size", model.vocab_size, vocab_size),
-    ):
-        if own != dataset:
-            raise UserError(
-                f"{name} is {own}, but the dataset was prepared with {dataset}: leave it out, or prepare anew"
-            )
+    if data.tokenizer != tokenizer:
+        raise UserError(
+            f"data.tokenizer is {data.tokenizer}, but the dataset was prepared with {tokenizer}: leave it out, or "
+            "prepare anew"
+        )
+    if model.vocab_size is not None and model.vocab_size < vocab_size:  # more rows than ids do no harm
+        raise UserError(
+            f"model.vocab_size is {model.vocab_size}, but the dataset has {vocab_size} ids: leave it out, or prepare "
+            "anew"
+        )
     validate(resolved)
     return resolved
 

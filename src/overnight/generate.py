@@ -43,8 +43,9 @@ def stream(
     top_p: float = 1.0,
     generator: torch.Generator | None = None,
     use_cache: bool = True,
+    vocab_size: int | None = None,
 ) -> Iterator[Tensor]:
-    """Continues tokens (B, T) int64, one column (B, 1) at a time.
+    """Continues tokens (B, T) int64, one column (B, 1) at a time; with `vocab_size` by ids below that.
 
     The model sees the last `block_size` tokens. Keys and values are cached until the text is longer than that;
     from then on every token's position shifts with each new one, and the whole window is computed anew.
@@ -62,7 +63,7 @@ def stream(
                 features = model.features(fresh, cache)
             else:
                 features = model.features(window)
-            fresh = sample_token(model.logits(features[:, -1]), generator, temperature, top_k, top_p)
+            fresh = sample_token(model.logits(features[:, -1])[:, :vocab_size], generator, temperature, top_k, top_p)
             yield fresh
             window = torch.cat((window, fresh), dim=1)[:, -model.block_size :]
     finally:

@@ -88,6 +88,7 @@ class Samples:
                     temperature=self.config.temperature,
                     top_k=self.config.top_k,
                     generator=generator,
+                    vocab_size=self.tokenizer.vocab_size,
                 )
             )
         texts = [self.tokenizer.decode(row) for row in torch.cat((start, *columns), dim=1).tolist()]

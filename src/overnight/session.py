@@ -24,19 +24,22 @@ from overnight.machine import device as machine
 from overnight.machine import settle
 from overnight.mixing import MixedDataset
 from overnight.model import GPT, initialise, load_weights
+from overnight.pretrained import Pretrained
 from overnight.runs import RunFolder, datasets_of, read_lines
 from overnight.training import Training, restore
 
 
-def open_run(config: Config, data: Mixture, out: Path) -> tuple[RunFolder, Config]:
+def open_run(config: Config, data: Mixture, out: Path, initial: Pretrained | None = None) -> tuple[RunFolder, Config]:
     """The run folder, new or existing, and the configuration to go on with. The caller holds the folder's lock.
+
+    `initial` is what `config.recipe.init_from` names; a run that has a checkpoint does not need it.
 
     On an existing run a difference in the recipe is a UserError that shows it, but for more `train.steps`,
     which becomes a decision.
     """
     tokenizer = data.first.tokenizer["name"], data.first.tokenizer["vocab_size"]
     if not (out / "config.json").exists():
-        config = configuration.resolve(_inherit(config), *tokenizer)
+        config = configuration.resolve(_inherit(config, data, initial), *tokenizer)
         folder = RunFolder.create(out, config)
         _copy_tokenizer(folder, data.first)
         return folder, config
@@ -59,7 +62,12 @@ def open_run(config: Config, data: Mixture, out: Path) -> tuple[RunFolder, Confi
 
 
 def build_training(
-    folder: RunFolder, config: Config, data: Mixture, console: Console, command: Sequence[str]
+    folder: RunFolder,
+    config: Config,
+    data: Mixture,
+    console: Console,
+    command: Sequence[str],
+    initial: Pretrained | None = None,
 ) -> Training:
     """Everything that training needs, restored from the newest checkpoint where there is one."""
     recipe = config.recipe
@@ -80,8 +88,8 @@ def build_training(
     )
     dataset, length = open_dataset(config, data), recipe.data.sequence_length
     model = initialise(GPT(recipe.model, length), recipe.seed)
-    if recipe.init_from and at == 0:
-        _load_initial(model, folder, Path(recipe.init_from))
+    if initial is not None and at == 0:
+        _load_initial(model, folder, initial)
     _to_device(model, device)
     settler = settle.Settler(folder, device, at, console.line)
     settle.threads(settler, config.machine.threads)
@@ -138,22 +146,26 @@ def _copy_tokenizer(folder: RunFolder, manifest: Manifest) -> None:
         write_atomic(own, (manifest.folder / file).read_bytes())
 
 
-def _inherit(config: Config) -> Config:
-    """Takes the model's shape over from the run that `init_from` names."""
-    source = config.recipe.init_from
-    if source is None:
+def _inherit(config: Config, data: Mixture, initial: Pretrained | None) -> Config:
+    """Takes the model's shape over from the weights that the run starts from: only dropout may be another."""
+    if initial is None:
         if config.preset == "finetune-shakespeare":
-            raise UserError("finetune-shakespeare starts from trained weights: say which with --init-from RUN")
+            raise UserError("finetune-shakespeare starts from trained weights: say which with --init-from, as in gpt2")
         return config
-    theirs = RunFolder.open(Path(source)).config().recipe
-    if config.recipe.data.sequence_length > theirs.data.sequence_length:
+    own, recipe = initial.tokenizer, config.recipe
+    if own is not None and (own.name, own.to_json()) != (data.tokenizer().name, data.tokenizer().to_json()):
         raise UserError(
-            f"--data.sequence-length {config.recipe.data.sequence_length} is more than the "
-            f"{theirs.data.sequence_length} that {source} was trained with"
+            f"{data.path} was prepared with the tokenizer {data.first.tokenizer['name']}, {initial.where} was trained "
+            f"with {'another ' if own.name == data.first.tokenizer['name'] else ''}{own.name}; "
+            "prepare the text with that one"
         )
-    model = dataclasses.replace(theirs.model, dropout=config.recipe.model.dropout)
-    data = dataclasses.replace(config.recipe.data, tokenizer=theirs.data.tokenizer)
-    return dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, model=model, data=data))
+    if recipe.data.sequence_length > initial.block_size:
+        raise UserError(
+            f"--data.sequence-length {recipe.data.sequence_length} is more than the "
+            f"{initial.block_size} that {initial.where} was trained with"
+        )
+    model = dataclasses.replace(initial.model, dropout=recipe.model.dropout)
+    return dataclasses.replace(config, recipe=dataclasses.replace(recipe, model=model))
 
 
 def _to_device(model: GPT, device: torch.device) -> None:
@@ -167,16 +179,17 @@ def _to_device(model: GPT, device: torch.device) -> None:
         ) from None
 
 
-def _load_initial(model: GPT, folder: RunFolder, source: Path) -> None:
-    """Loads the best weights that `source` has when this run begins; which they were is a decision."""
-    decided = folder.decided("init_from", 0)
-    path = checkpoint.find(RunFolder.open(source).checkpoints, str(decided) if decided is not None else "best")
-    tensors = checkpoint.load_tensors(path, "model.safetensors")
+def _load_initial(model: GPT, folder: RunFolder, initial: Pretrained) -> None:
+    """Loads the weights that the run starts from; which they were is a decision."""
+    decided, identity = folder.decided("init_from", 0), initial.identity
     if decided is None:
-        step = checkpoint.read_state(path).step
-        folder.decide(0, "init_from", step, f"the best checkpoint of {source} when this run began")
-    tensors["wpe.weight"] = tensors["wpe.weight"][: model.block_size]
-    load_weights(model, tensors, str(path))
+        folder.decide(0, "init_from", identity, f"{initial.where}, as it was when this run began")
+    elif decided != identity:
+        raise UserError(
+            f"{initial.where} is not what it was when {folder.path} began; start a new run with another --out"
+        )
+    tensors = initial.tensors | {"wpe.weight": initial.tensors["wpe.weight"][: model.block_size]}
+    load_weights(model, tensors, initial.where)
 
 
 def _refuse_differences(folder: RunFolder, frozen: Config, config: Config) -> None:

@@ -1,0 +1,77 @@
+"""GPT-2's tensors by our names and by those of transformers, nanoGPT and build-nanogpt: one table, both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from overnight.config import ModelConfig
+from overnight.errors import UserError
+from overnight.model import GPT, weights
+
+PREFIXES = ("_orig_mod.", "module.", "transformer.")  # of torch.compile, DDP and transformers
+TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+BUFFERS = (".attn.bias", ".attn.masked_bias")  # the causal mask, kept as a tensor by older code
+ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu": "gelu"}
+
+
+def our_names(found: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """GPT-2's tensors by our names, from the names of transformers, nanoGPT or build-nanogpt, in float32.
+
+    Weights of Conv1D, which transformers keeps input first, are transposed; a tied head is dropped. UserError where
+    the head is not tied, or `found` is no GPT-2.
+    """
+    plain = {_plain(name): tensor for name, tensor in found.items()}
+    if len(plain) != len(found):
+        raise UserError(f"{where}: two tensors have the same name but for a prefix")
+    tensors = {name: tensor.detach() for name, tensor in plain.items() if not name.endswith(BUFFERS)}
+    head = tensors.pop("lm_head.weight", None)
+    for name in ("wte.weight", "wpe.weight", "h.0.attn.c_attn.weight"):
+        if name not in tensors:
+            raise UserError(f"{where}: there is no tensor '{name}': these are not the weights of a GPT-2")
+    if head is not None and not torch.equal(head, tensors["wte.weight"]):
+        raise UserError(f"{where}: 'lm_head.weight' differs from 'wte.weight': an untied head has no place in a GPT-2")
+    width, c_attn = tensors["wte.weight"].shape[-1], tensors["h.0.attn.c_attn.weight"]
+    if c_attn.shape == (width, 3 * width):
+        tensors = {name: tensor.t() if name.endswith(TRANSPOSED) else tensor for name, tensor in tensors.items()}
+    return {name: tensor.float().contiguous() for name, tensor in tensors.items()}
+
+
+def transformers_names(gpt: GPT) -> dict[str, Tensor]:
+    """A model's tensors as transformers' GPT2LMHeadModel has them; a bias that the model lacks is 0."""
+    width, named = gpt.config.n_embd, weights(gpt)
+    if not gpt.config.bias:
+        for name in [name for name in named if name.endswith(".weight") and not name.startswith(("wte", "wpe"))]:
+            named[name.removesuffix("weight") + "bias"] = torch.zeros(named[name].shape[0])
+    assert named["h.0.attn.c_attn.weight"].shape == (3 * width, width)
+    return {
+        f"transformer.{name}": (tensor.t() if name.endswith(TRANSPOSED) else tensor).float().cpu().contiguous()
+        for name, tensor in named.items()
+    }
+
+
+def shape_of(tensors: Mapping[str, Tensor], n_head: int, activation: str, where: str) -> tuple[ModelConfig, int]:
+    """The configuration and block size that tensors by our names have; UserError where `n_head` does not fit."""
+    vocab_size, n_embd = tensors["wte.weight"].shape
+    layers = {int(name.split(".")[1]) for name in tensors if name.startswith("h.")}
+    if layers != set(range(len(layers))):
+        raise UserError(f"{where}: there are blocks {sorted(layers)}, some are missing")
+    if n_head < 1 or n_embd % n_head:
+        raise UserError(f"{where}: a width of {n_embd} does not divide into {n_head} heads")
+    config = ModelConfig(
+        n_layer=len(layers),
+        n_head=n_head,
+        n_embd=n_embd,
+        bias="ln_f.bias" in tensors,
+        activation="gelu_tanh" if activation == "gelu_tanh" else "gelu",
+        vocab_size=vocab_size,
+    )
+    return config, tensors["wpe.weight"].shape[0]
+
+
+def _plain(name: str) -> str:
+    while any(name.startswith(prefix) for prefix in PREFIXES):
+        name = name.partition(".")[2]
+    return name

@@ -1,0 +1,67 @@
+"""Where weights can be taken from: a run, a folder or file of another program, or the Hugging Face hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from overnight import checkpoint
+from overnight.config import resolve
+from overnight.errors import UserError
+from overnight.exchange import huggingface, llmc, nanogpt
+from overnight.pretrained import Pretrained
+from overnight.runs import RunFolder, read_json
+from overnight.tokenizers import Tokenizer, load
+
+OPENAI = {  # the hub's repositories of OpenAI's four GPT-2
+    "gpt2": "openai-community/gpt2",
+    "gpt2-medium": "openai-community/gpt2-medium",
+    "gpt2-large": "openai-community/gpt2-large",
+    "gpt2-xl": "openai-community/gpt2-xl",
+}
+KINDS = (
+    "a run folder, a folder in transformers' GPT-2 format, nanoGPT's ckpt.pt, build-nanogpt's model_*.pt, "
+    "or llm.c's .bin checkpoint"
+)
+
+
+def read(source: str, which: str = "best", say: Callable[[str], None] = print) -> Pretrained:
+    """The weights that `source` names: a path, gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a hub's OWNER/NAME.
+
+    `which` is the checkpoint of a run: best, last or a step. UserError where there is nothing that can be read.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return _folder(path, which)
+    if path.is_file():
+        return llmc.read(path) if llmc.is_one(path) else nanogpt.read(path)
+    raise UserError(f"there is no file or folder {source}; weights are read from {KINDS}")
+
+
+def _folder(path: Path, which: str) -> Pretrained:
+    if (path / "config.json").is_file():
+        content = read_json(path / "config.json")
+        return _run(path, which) if content.get("format") == "overnight-config" else huggingface.read(path)
+    checkpoints = sorted(path.glob("model_*.pt"))  # build-nanogpt's log folder: the last is the newest
+    if (path / "ckpt.pt").is_file() or checkpoints:
+        return nanogpt.read(path / "ckpt.pt" if (path / "ckpt.pt").is_file() else checkpoints[-1])
+    raise UserError(f"{path} has no weights that can be read: it must be {KINDS}")
+
+
+def _run(path: Path, which: str) -> Pretrained:
+    folder = RunFolder.open(path)
+    config = folder.config()
+    recipe = resolve(config, str(config.recipe.data.tokenizer), config.recipe.model.vocab_size or 0).recipe
+    found = checkpoint.find(folder.checkpoints, which)
+    tensors = checkpoint.load_tensors(found, "model.safetensors")
+    step = checkpoint.read_state(found).step
+    return Pretrained(str(found), recipe.model, recipe.data.sequence_length, tensors, run_tokenizer(folder), step=step)
+
+
+def run_tokenizer(folder: RunFolder) -> Tokenizer:
+    """The tokenizer that a run was trained with."""
+    file = folder.path / "tokenizer.json"
+    name = folder.config().recipe.data.tokenizer
+    if name is None:
+        raise UserError(f"{folder.path / 'config.json'}: recipe.data.tokenizer is missing")
+    return load(name, file if file.exists() else None)

@@ -1,0 +1,48 @@
+"""Trained weights that a run starts from or that are used as they are, whatever file they were read from."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from overnight.config import ModelConfig
+from overnight.model import GPT, load_weights
+from overnight.tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A GPT's shape, its tensors by our names, and its tokenizer."""
+
+    where: str
+    """The file or folder that they are from, for messages."""
+    model: ModelConfig
+    """`vocab_size` counts the rows of `wte.weight`, those that only its trainer added too."""
+    block_size: int
+    tensors: dict[str, Tensor]
+    """Float32."""
+    tokenizer: Tokenizer | None = None
+    """None: the file says nothing of it."""
+    notes: list[str] = field(default_factory=list)
+    """What did not come along, in sentences."""
+    step: int | None = None
+    """Of the checkpoint, where they are a run's."""
+
+    @property
+    def identity(self) -> int | str:
+        """What a run that starts from them writes down: the step of a run's checkpoint, else a hash of the tensors."""
+        if self.step is not None:
+            return self.step
+        digest = hashlib.sha256()
+        for name in sorted(self.tensors):
+            digest.update(f"{name}\n{tuple(self.tensors[name].shape)}\n".encode())
+            digest.update(self.tensors[name].contiguous().numpy().data)
+        return f"sha256 {digest.hexdigest()}"
+
+    def build(self) -> GPT:
+        """The model, in evaluation mode; UserError where a tensor is missing, unknown or misshapen."""
+        gpt = GPT(self.model, self.block_size)
+        load_weights(gpt, self.tensors, self.where)
+        return gpt.eval()

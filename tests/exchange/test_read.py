@@ -1,0 +1,225 @@
+"""Weights from elsewhere give the logits that they give there; what is not weights is refused and not executed."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+
+import pytest
+import torch
+from gpts import (
+    GPT2_SHAPES,
+    Attack,
+    build_nanogpt_checkpoint,
+    logits,
+    nanogpt_checkpoint,
+    oracle,
+    plain_pickle,
+    random_gpt,
+    tokens,
+)
+from safetensors.torch import load_file, save_file
+
+from overnight.errors import UserError
+from overnight.exchange import llmc, names, sources
+from overnight.model import weights
+
+
+def agree(one, other, vocab_size: int) -> None:
+    ids = tokens(vocab_size)
+    assert (logits(one, ids) - logits(other, ids)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("shape", GPT2_SHAPES)
+def test_the_four_shapes_of_gpt2_from_transformers(shape, tmp_path):
+    n_layer, n_head = GPT2_SHAPES[shape]
+    model = oracle(n_layer, n_head, 4 * n_head)
+    model.save_pretrained(tmp_path)
+    read = sources.read(str(tmp_path))
+    agree(model, read.build(), 97)
+    again = names.our_names(names.transformers_names(read.build()), "there and back")
+    assert all(torch.equal(again[name], tensor) for name, tensor in read.tensors.items())
+
+
+def test_gpt2_124m_at_full_size(tmp_path):
+    model = oracle(12, 12, 768, 50257, n_positions=1024)
+    model.save_pretrained(tmp_path)
+    read = sources.read(str(tmp_path))
+    assert (read.model.vocab_size, read.block_size) == (50257, 1024)
+    agree(model, read.build(), 50257)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"), [("gelu_new", "gelu_tanh"), ("gelu", "gelu"), ("gelu_pytorch_tanh", "gelu_tanh")]
+)
+def test_the_activation_is_carried(theirs, ours, tmp_path):
+    model = oracle(activation_function=theirs)
+    model.save_pretrained(tmp_path)
+    read = sources.read(str(tmp_path))
+    assert read.model.activation == ours
+    agree(model, read.build(), 97)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model_type": "llama"},
+        {"activation_function": "relu"},
+        {"scale_attn_by_inverse_layer_idx": True},
+        {"layer_norm_epsilon": 1e-6},
+        {"tie_word_embeddings": False},
+        {"n_head": 5},
+        {"n_head": None},
+    ],
+)
+def test_another_model_in_transformers_is_refused(change, tmp_path):
+    oracle().save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    with pytest.raises(UserError) as refusal:
+        sources.read(str(tmp_path))
+    assert str(tmp_path) in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_weights_in_several_files_and_in_an_older_one(tmp_path):
+    model = oracle()
+    model.save_pretrained(tmp_path / "sharded", max_shard_size="20KB")
+    assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
+    agree(model, sources.read(str(tmp_path / "sharded")).build(), 97)
+    model.save_pretrained(tmp_path / "old")
+    torch.save(model.state_dict(), tmp_path / "old" / "pytorch_model.bin")
+    (tmp_path / "old" / "model.safetensors").unlink()
+    agree(model, sources.read(str(tmp_path / "old")).build(), 97)
+
+
+def test_an_index_that_leads_out_of_its_folder_is_refused(tmp_path):
+    oracle().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path.parent / "outside.safetensors")
+    index = {"weight_map": {"transformer.wte.weight": "../outside.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="files of this folder"):
+        sources.read(str(tmp_path))
+
+
+def test_the_tokenizer_beside_the_weights(tmp_path):
+    from overnight.tokenizers.gpt2 import MERGES, GPT2Tokenizer
+
+    oracle(vocab_size=50257, n_embd=8, n_layer=1).save_pretrained(tmp_path)
+    assert sources.read(str(tmp_path)).tokenizer is None
+    (tmp_path / "merges.txt").write_bytes(MERGES.read_bytes())
+    assert isinstance(sources.read(str(tmp_path)).tokenizer, GPT2Tokenizer)
+    (tmp_path / "merges.txt").write_text(MERGES.read_text().replace("Ġ t\n", "", 1))
+    assert sources.read(str(tmp_path)).tokenizer is None
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("prefix", ["", "_orig_mod."])
+def test_nanogpt(bias, prefix, tmp_path):
+    gpt = random_gpt(bias=bias)
+    read = sources.read(str(nanogpt_checkpoint(gpt, tmp_path / "ckpt.pt", prefix)))
+    assert (read.model, read.block_size) == (gpt.config, 32)
+    assert any("optimizer" in note for note in read.notes)
+    agree(gpt, read.build(), 97)
+    assert sources.read(str(tmp_path)).where == str(tmp_path / "ckpt.pt")
+
+
+def test_padding_that_was_trained_stays(tmp_path):
+    gpt = random_gpt(vocab_size=50304, n_embd=8)
+    read = sources.read(str(nanogpt_checkpoint(gpt, tmp_path / "ckpt.pt")))
+    assert read.model.vocab_size == 50304
+    assert read.tokenizer is not None and read.tokenizer.vocab_size == 50257
+    agree(gpt, read.build(), 50304)
+
+
+def test_build_nanogpt(tmp_path):
+    gpt = random_gpt(activation="gelu_tanh", vocab_size=50304, n_embd=8)
+    build_nanogpt_checkpoint(gpt, tmp_path / "model_00003.pt")
+    read = sources.read(str(tmp_path))
+    assert read.model.activation == "gelu_tanh"
+    agree(gpt, read.build(), 50304)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_llmc(dtype, tmp_path):
+    gpt = random_gpt(activation="gelu_tanh")
+    path = tmp_path / "gpt2.bin"
+    path.write_bytes(b"".join(llmc.to_bytes(weights(gpt), 4, dtype)))
+    read = sources.read(str(path))
+    assert read.model.vocab_size == 97
+    rounded = random_gpt(activation="gelu_tanh")
+    with torch.no_grad():
+        for tensor in weights(rounded).values():
+            tensor.copy_(tensor.to(dtype).float())
+    agree(rounded, read.build(), 97)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match="its header says"):
+        sources.read(str(path))
+
+
+def test_a_tensor_that_does_not_fit_names_itself(tmp_path):
+    oracle().save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    whole = load_file(file)
+    for name, change in (
+        ("transformer.h.1.mlp.c_fc.bias", lambda tensor: None),
+        ("transformer.h.0.ln_1.weight", lambda tensor: tensor[:-1].clone()),
+    ):
+        changed = {key: change(value) if key == name else value for key, value in whole.items()}
+        save_file({key: value for key, value in changed.items() if value is not None}, file)
+        with pytest.raises(UserError, match=name.removeprefix("transformer.")):
+            sources.read(str(tmp_path)).build()
+    save_file({**whole, "transformer.h.0.extra": torch.zeros(2)}, file)
+    with pytest.raises(UserError, match=r"unknown tensor 'h\.0\.extra'"):
+        sources.read(str(tmp_path)).build()
+    save_file({**whole, "lm_head.weight": whole["transformer.wte.weight"] + 1}, file)
+    with pytest.raises(UserError, match="untied head"):
+        sources.read(str(tmp_path))
+
+
+def test_nothing_in_a_file_is_executed(tmp_path):
+    """One attack for each format that has pickles: the whole file, a value among weights, a configuration's field."""
+    planted, gpt = tmp_path / "planted", random_gpt()
+    attack = Attack(planted)
+    files = [
+        plain_pickle(attack, tmp_path / "whole.pt"),
+        plain_pickle({"model": attack}, tmp_path / "inside.pt"),
+        nanogpt_checkpoint(gpt, tmp_path / "ckpt.pt", config=attack),
+        nanogpt_checkpoint(gpt, tmp_path / "optimizer.pt", optimizer={"state": attack}),
+    ]
+    torch.save({"model": weights(gpt), "config": attack}, tmp_path / "model_00001.pt")
+    oracle().save_pretrained(tmp_path / "hf")
+    (tmp_path / "hf" / "model.safetensors").unlink()
+    torch.save({"transformer.wte.weight": attack}, tmp_path / "hf" / "pytorch_model.bin")
+    for path in [*files, tmp_path / "model_00001.pt", tmp_path / "hf"]:
+        with pytest.raises(UserError) as refusal:
+            sources.read(str(path))
+        assert "\n" not in str(refusal.value)
+        assert not planted.exists(), path
+    attack.__reduce__()[0](planted)
+    assert planted.exists()  # it would have worked
+
+
+@pytest.mark.parametrize("content", [b"", b"not a file of torch", b"PK\x03\x04 half a zip", b"\x80\x02."])
+def test_what_is_no_checkpoint_is_refused_in_one_line(content, tmp_path):
+    path = tmp_path / "ckpt.pt"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as refusal:
+        sources.read(str(path))
+    assert str(path) in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_a_truncated_checkpoint_is_refused(tmp_path):
+    path = nanogpt_checkpoint(random_gpt(), tmp_path / "ckpt.pt")
+    assert zipfile.is_zipfile(path)
+    content = path.read_bytes()
+    for size in (10, len(content) // 2, len(content) - 5):
+        path.write_bytes(content[:size])
+        with pytest.raises(UserError, match=r"ckpt\.pt"):
+            sources.read(str(path))
+
+
+def test_what_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="no file or folder"):
+        sources.read(str(tmp_path / "typo"))
+    with pytest.raises(UserError, match="no weights that can be read"):
+        sources.read(str(tmp_path))
