@@ -164,7 +164,7 @@ def _quoted(text: str) -> str:
 def _copies(found: Json) -> list[str]:
     share = 100 * found["copies"] / max(1, found["documents"])
     lines = [
-        f"  {found['copies']:,} of {found['documents']:,} documents ({share:.2g}%) are copies of an earlier one, "
+        f"  {found['copies']:,} of {found['documents']:,} documents ({share:.3g}%) are copies of an earlier one, "
         f"{found['copied_tokens']:,} tokens; {found['val_documents_in_train']:,} documents of val are in train as well"
     ]
     for example in found["examples"]:

@@ -49,13 +49,14 @@ class Stream:
         sizes = [shard["tokens"] for shard in self.manifest.splits[self.split]["shards"]]
         return np.cumsum([0, *sizes], dtype=np.int64)
 
-    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[Chunk]:
-        """The tokens from `start` to `stop`, a shard's or CHUNK at a time."""
+    def chunks(self, start: int = 0, stop: int | None = None, most: int | None = None) -> Iterator[Chunk]:
+        """The tokens from `start` to `stop`, at most CHUNK or `most` of one shard at a time."""
+        most = most or CHUNK
         stop = self.tokens if stop is None else min(stop, self.tokens)
         for number, path in enumerate(self.manifest.shard_paths(self.split)):
             first, last = int(self.borders[number]), int(self.borders[number + 1])
-            for begin in range(max(start, first), min(stop, last), CHUNK):
-                end = min(begin + CHUNK, stop, last)
+            for begin in range(max(start, first), min(stop, last), most):
+                end = min(begin + most, stop, last)
                 tokens = _mapped(path)[begin - first : end - first]
                 starts = self.starts(number)
                 yield Chunk(begin, tokens, starts[np.searchsorted(starts, begin) : np.searchsorted(starts, end)])

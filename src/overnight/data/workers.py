@@ -5,19 +5,14 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import signal
-import sys
-import threading
-import types
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from overnight.data.pool import follow_parent, main_hidden, processes
 from overnight.data.sources import Part
 from overnight.data.spill import Spill
 from overnight.data.tokenizing import Task, Tick, spill_part
-from overnight.errors import UserError
 
 POLL = 0.2  # seconds between two looks at the workers' counters
 _worker: tuple[Task, Tick]  # in a worker process: what it was started with
@@ -41,20 +36,8 @@ def spills(
         return
     context = multiprocessing.get_context("spawn")
     counters = (context.Value("q", 0), context.Value("q", 0))
-    before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(task, counters))
-    try:
+    with processes(workers, _start, (task, counters)) as pool:
         yield from _pooled(pool, task, parts, workers, _reader(counters, tick))
-        pool.shutdown()
-    except BrokenProcessPool:
-        raise UserError(
-            "a worker process died, most likely for lack of memory; the same command with fewer --workers continues"
-        ) from None
-    finally:
-        # what a worker is doing is of no use now: not waited for
-        for process in set(multiprocessing.active_children()) - before:
-            process.terminate()
-        pool.shutdown(cancel_futures=True)
 
 
 def _pooled(
@@ -84,21 +67,9 @@ def _reader(counters: tuple[Any, Any], tick: Tick) -> Callable[[], None]:
     return count
 
 
-@contextlib.contextmanager
-def _main_hidden(task: Task) -> Iterator[None]:
-    """Keeps new processes from running the caller's script again, as spawning otherwise does: it may have no guard.
-
-    A source that is defined in that script needs it, though.
-    """
-    if type(task.source).__module__ == "__main__":
-        yield
-        return
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
+def _main_hidden(task: Task) -> contextlib.AbstractContextManager[None]:
+    """As `main_hidden`; but a source that is defined in the caller's script needs it."""
+    return contextlib.nullcontext() if type(task.source).__module__ == "__main__" else main_hidden()
 
 
 def _start(task: Task, counters: tuple[Any, Any]) -> None:
@@ -111,16 +82,7 @@ def _start(task: Task, counters: tuple[Any, Any]) -> None:
                 counter.value += increase
 
     _worker = task, tick
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent ends us
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    follow_parent()
 
 
 def _run(index: int, part: Part) -> tuple[int, Spill]:
