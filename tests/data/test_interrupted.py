@@ -17,7 +17,7 @@ import pytest
 from corpora import DyingSource, ListSource, contents, environment, overnight, texts, write_jsonl
 
 from overnight import files
-from overnight.data import plan, shards, spill
+from overnight.data import disk, shards, spill
 from overnight.data.dataset import Manifest
 from overnight.data.lock import locked
 from overnight.data.prepare import PrepareOptions, prepare
@@ -229,7 +229,7 @@ def test_from_a_script_without_a_guard(tmp_path: Path) -> None:
 
 def test_too_little_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(plan.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match=r"of disk is needed and 1 kB is free"):
         prepare(ListSource(texts(40)), tmp_path / "out")
 

@@ -5,19 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from overnight.data.cleaning import Cleaning, Range
-from overnight.data.sizes import size
 from overnight.data.sources import Part, Source
 from overnight.errors import UserError
 from overnight.files import write_json
 
-FORMAT, VERSION = "overnight-prepare", 1
+FORMAT, VERSION = "overnight-prepare", 2
 BIN_BYTES = 64 * 2**20  # of tokens in a bin; the merge holds a few copies of one
 HASH_RULE = (
     "a document is validation where the first 64 bits of the BLAKE2b-128 of its UTF-8 text, with the key "
@@ -81,8 +79,8 @@ class Plan:
     """A hash over the parts, with the files' sizes and times."""
     by_position: bool
     bits: int
-    tokens_per_byte: float
-    """Estimated from the first documents."""
+    disk: int
+    """Bytes that it is going to take at its peak, estimated."""
     left_out: list[Range] = field(default_factory=list)
     """By position: the pieces that are not taken."""
 
@@ -162,19 +160,3 @@ def differences(asked: Json, there: Json) -> str:
         if there.get(name) != value
     ]
     return "; ".join(lines)
-
-
-def check_disk(out: Path, plan: Plan, text_bytes: int, itemsize: int, present: int) -> str:
-    """A line on the disk space that is needed; UserError where there is less."""
-    tokens = text_bytes * plan.tokens_per_byte
-    if plan.settings["limit_tokens"] is not None:
-        tokens = min(tokens, plan.settings["limit_tokens"])
-    # spills and shards hold the tokens once each, and both know where each document came from
-    needed = max(0, int(tokens * itemsize * 2.1) - present)
-    free = shutil.disk_usage(out).free
-    if needed > free:
-        raise UserError(
-            f"{out}: about {size(needed)} of disk is needed and {size(free)} is free; "
-            "make room, or take less with --limit-tokens"
-        )
-    return f"disk: about {size(needed)} is needed until it is done, half of it afterwards; {size(free)} is free"

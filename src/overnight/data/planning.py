@@ -10,10 +10,11 @@ from typing import Any
 
 from overnight.data.cleaning import Cleaning, Judged, Piece, judge
 from overnight.data.dataset import NAME, Manifest
+from overnight.data.disk import estimate, needed
 from overnight.data.meter import Progress
 from overnight.data.plan import Plan, PrepareOptions, bin_bits, differences, parts_hash, requested
 from overnight.data.sources import Part, Source
-from overnight.data.survey import Survey, read_all, survey, tokens_per_byte, training_texts, within
+from overnight.data.survey import Survey, read_all, survey, training_texts, within
 from overnight.errors import UserError
 from overnight.files import write_atomic
 from overnight.tokenizers import Tokenizer, dtype_for, load, needs_texts, train
@@ -86,10 +87,12 @@ def planned(request: Request, say: Progress) -> tuple[Plan, Tokenizer]:
         if finished:
             say.line("the source has changed: looking at it anew")
     seen, tokenizer = _surveyed(request, say)
-    dense = tokens_per_byte(seen, tokenizer)
-    token_bytes = request.text_bytes * dense * dtype_for(tokenizer.vocab_size).itemsize
-    bits = 0 if seen.by_position else bin_bits(token_bytes)
-    plan = Plan(request.settings, request.described, parts, seen.by_position, bits, dense, seen.left_out)
+    plan = Plan(request.settings, request.described, parts, seen.by_position, 0, 0, seen.left_out)
+    itemsize = dtype_for(tokenizer.vocab_size).itemsize
+    expected = estimate(request.source, request.parts, tokenizer, plan.cleaning)
+    bits = 0 if seen.by_position else bin_bits(expected.tokens * itemsize)
+    disk = needed(expected, request.settings, seen.by_position, bits, len(request.parts), itemsize)
+    plan = replace(plan, bits=bits, disk=disk)
     content = tokenizer.to_json()
     same = old is not None and (old.by_position, old.bits, old.left_out) == (plan.by_position, bits, plan.left_out)
     before = file.read_text(encoding="utf-8") if file.exists() else None

@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from overnight.data.dataset import NAME, SPLITS, Manifest, fingerprint
+from overnight.data.disk import check, taken
 from overnight.data.gathering import Gathering
 from overnight.data.lock import locked
 from overnight.data.merge import LeftOut, Output, Splits, merge_bins, merge_ordered
 from overnight.data.meter import Meter, Progress, Quiet
-from overnight.data.plan import Plan, PrepareOptions, check_disk
+from overnight.data.plan import Plan, PrepareOptions
 from overnight.data.planning import WORK, Request, planned
 from overnight.data.shards import remove_shards
-from overnight.data.sizes import duration
+from overnight.data.sizes import duration, size
 from overnight.data.sources import Source
 from overnight.data.spill import Spill
 from overnight.data.tokenizing import EXAMPLES, Task
@@ -86,7 +87,7 @@ def _made(request: Request, say: Progress) -> Manifest:
     dtype = dtype_for(tokenizer.vocab_size)
     gathering = Gathering(_task(request, plan, tokenizer, dtype.name), request.parts)
     present = sum(spill.path.stat().st_size for spill in gathering.done.values())
-    say.line(check_disk(request.out, plan, request.text_bytes, dtype.itemsize, present))
+    say.line(check(request.out, plan.disk, present))
     before = [spill.contents for spill in gathering.done.values()]
     meter = Meter(
         say,
@@ -107,6 +108,7 @@ def _made(request: Request, say: Progress) -> Manifest:
         splits, left_out = merge_bins(kept, plan.bits, plan.fraction, output, tick)
     manifest = _written(request, plan, output, kept, splits, left_out)
     _tell_skipped(kept, say)
+    say.line(f"disk: {size(taken(request.out))} at the peak, {size(plan.disk)} predicted")
     say.line(f"done in {duration(time.monotonic() - started)}")
     return manifest
 

@@ -1,4 +1,4 @@
-"""A look at the beginning of a source: is it many documents or few, and how dense are its tokens?"""
+"""A look at the beginning of a source: is it many documents or few? And texts from all over it for a tokenizer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from overnight.tokenizers import Tokenizer
 
 FEW = 10  # fewer documents than this are split by position
-SAMPLE = 2**18  # characters kept to measure how many bytes make a token
 TRAINING = 50_000_000  # characters that a tokenizer is trained on
 
 
@@ -32,7 +31,6 @@ class Survey:
     by_position: bool = True
     documents: int = 0
     characters: int = 0
-    sample: list[str] = field(default_factory=list)
     left_out: list[Range] = field(default_factory=list)
     """By position: the pieces that are not taken."""
 
@@ -50,7 +48,7 @@ def survey(pieces: Iterable[Piece], fraction: float, seed: int, cleaning: Cleani
     By position are split fewer than FEW documents, and those of which the hash would leave a side empty. Where some
     are to be left out, the caller has those that are split by position judged as a whole.
     """
-    found, threshold, room = Survey(), hash_threshold(fraction), SAMPLE
+    found, threshold = Survey(), hash_threshold(fraction)
     sides: set[bool] = set()
     different: set[object] = set()
     for piece in pieces:
@@ -63,9 +61,6 @@ def survey(pieces: Iterable[Piece], fraction: float, seed: int, cleaning: Cleani
             different.add(key if cleaning.dedup else found.documents)
         found.documents += not piece.document.continues
         found.characters += len(text)
-        if room > 0:
-            found.sample.append(text[:room])
-            room -= len(text)
         if len(different) == FEW and len(sides) == 2:
             found.by_position = False
             break
@@ -83,12 +78,6 @@ def within(pieces: Iterable[Piece], tokenizer: Tokenizer, limit: int, cleaning: 
             tokens += len(tokenizer.encode(piece.document.text)) + (tokenizer.end_of_text is not None)
         if tokens >= limit:
             return
-
-
-def tokens_per_byte(found: Survey, tokenizer: Tokenizer) -> float:
-    """Measured on the sample."""
-    tokens = sum(len(tokenizer.encode(text)) + 1 for text in found.sample)
-    return tokens / max(1, sum(len(text.encode()) for text in found.sample))
 
 
 def training_texts(

@@ -75,7 +75,11 @@ class Part:
 
 
 class Source(Protocol):
-    """Text in parts. A source is pickled and sent to the workers: it holds names, not open files."""
+    """Text in parts. A source is pickled and sent to the workers: it holds names, not open files.
+
+    One whose parts have to be fetched from elsewhere says so with an attribute `local = False`: then no more than the
+    first is read before the work begins.
+    """
 
     @property
     def settings(self) -> dict[str, Any]:
