@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from overnight import checkpoint
 from overnight.config import ModelConfig, OptimConfig, Recipe, TrainConfig
+from overnight.errors import UserError
 from overnight.model import GPT, initialise, load_weights, weights
 from overnight.optim import (
     clip_gradients,
+    freeze,
     learning_rate,
     load_optimizer_state,
     make_optimizer,
@@ -33,6 +35,54 @@ TINY = ModelConfig(n_layer=2, n_head=2, n_embd=8, vocab_size=50)
 
 def tiny(config: ModelConfig = TINY) -> GPT:
     return initialise(GPT(config, 8), seed=1)
+
+
+# ---- frozen parts, and a rate of their own for embeddings
+
+
+def one_step(model: GPT, config: OptimConfig, lr: float) -> dict[str, Tensor]:
+    """By how much each parameter moves in one update."""
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    optimizer = make_optimizer(model, config)
+    model(torch.arange(8)[None], torch.arange(8)[None] + 1).backward()
+    set_learning_rate(optimizer, lr)
+    optimizer.step()
+    return {name: (value - before[name]).detach() for name, value in model.named_parameters()}
+
+
+def test_frozen_parameters_keep_their_values_and_the_others_move_as_ever() -> None:
+    config, model = OptimConfig(weight_decay=0.0, frozen="wpe.*,h.0.*"), tiny()
+    names = freeze(model, config.frozen)
+    assert "wpe.weight" in names and "h.0.attn.c_attn.weight" in names and "wte.weight" not in names
+    moved, all_moved = one_step(model, config, 1e-3), one_step(tiny(), OptimConfig(weight_decay=0.0), 1e-3)
+    for name, change in moved.items():
+        assert torch.equal(change, torch.zeros_like(change) if name in names else all_moved[name])
+    tensors, scalars = optimizer_state(make_optimizer(model, config), model)
+    load_optimizer_state(make_optimizer(model, config), model, tensors, scalars)
+
+
+def test_a_frozen_token_embedding_still_gives_the_others_their_gradients() -> None:
+    model = tiny()
+    freeze(model, "wte.weight")
+    model(torch.arange(8)[None], torch.arange(8)[None] + 1).backward()
+    free = tiny()
+    free(torch.arange(8)[None], torch.arange(8)[None] + 1).backward()
+    for (name, own), other in zip(model.named_parameters(), free.parameters(), strict=True):
+        assert (own.grad is None) if name == "wte.weight" else torch.equal(own.grad, other.grad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("patterns", ["wte.wieght", "h.9.*", "*", "wte.weight,nothing"])
+def test_patterns_that_cannot_be_meant_are_refused(patterns: str) -> None:
+    with pytest.raises(UserError, match=r"optim\.frozen"):
+        freeze(tiny(), patterns)
+
+
+def test_embeddings_have_their_own_rate() -> None:
+    config = OptimConfig(lr=1e-3, embedding_lr=4e-3, weight_decay=0.0)
+    moved, plain = one_step(tiny(), config, 5e-4), one_step(tiny(), OptimConfig(lr=1e-3, weight_decay=0.0), 5e-4)
+    for name, change in moved.items():
+        scale = 4 if name in ("wte.weight", "wpe.weight") else 1
+        torch.testing.assert_close(change, scale * plain[name])
 
 
 # ---- roles and groups

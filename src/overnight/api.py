@@ -211,7 +211,8 @@ def banner(training: Training, data: Mixture) -> list[str]:
     """What a run is, before it begins."""
     config, recipe = training.config, training.config.recipe
     parameters = list(training.model.parameters())
-    decayed = [p for p in parameters if p.dim() >= 2]
+    trained_ones = [p for p in parameters if p.requires_grad]
+    decayed = [p for p in trained_ones if p.dim() >= 2]
     micro_batch = training.folder.decided("micro_batch", training.step)
     share = training.world.share(training.sequences_per_step)
     trained = training.steps * recipe.train.tokens_per_step
@@ -220,12 +221,15 @@ def banner(training: Training, data: Mixture) -> list[str]:
         f"model     {sum(p.numel() for p in parameters):,} parameters; {recipe.model.n_layer} layers of "
         f"{recipe.model.n_embd}, {recipe.model.n_head} heads, {recipe.model.vocab_size:,} ids",
         f"decay     {len(decayed)} tensors, {sum(p.numel() for p in decayed):,} parameters; not on the other "
-        f"{len(parameters) - len(decayed)}",
+        f"{len(trained_ones) - len(decayed)}",
         f"step      {recipe.train.tokens_per_step:,} tokens = {training.sequences_per_step} sequences of "
         f"{recipe.data.sequence_length}, in {-(-share // micro_batch)} micro-batches of up to {micro_batch} "
         f"({training.precision})",
         *_data_lines(training, data, trained),
     ]
+    if frozen := len(parameters) - len(trained_ones):
+        kept = sum(p.numel() for p in parameters if not p.requires_grad)
+        lines.insert(2, f"frozen    {frozen} tensors, {kept:,} parameters")
     constant = recipe.optim.schedule == "constant"
     if not constant and optim.learning_rate(recipe, training.steps - 1, training.steps) > 0.5 * recipe.optim.lr:
         lines.append(

@@ -65,6 +65,10 @@ class OptimConfig:
 
     lr: float = 6e-4
     """Peak learning rate."""
+    embedding_lr: float | None = None
+    """Peak learning rate of the embeddings; as the others unless given."""
+    frozen: str = ""
+    """Parameters that keep their values: names with *, separated by commas, as in "wte.*,wpe.*,h.0.*"."""
     schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
     """Shape of the decay after warmup; wsd (warmup, stable, decay) is linear over the last fifth."""
     min_lr_ratio: float = 0.1
@@ -310,6 +314,8 @@ def validate(config: Config) -> None:
             f"train.tokens_per_step {train.tokens_per_step} is not a multiple of data.sequence_length "
             f"{data.sequence_length}; the nearest are {near}"
         )
+    if optim.embedding_lr is not None and not optim.lr:
+        raise UserError("optim.embedding_lr needs an optim.lr above 0; optim.frozen keeps parameters as they are")
     if optim.warmup_steps and optim.warmup_tokens:
         raise UserError("optim.warmup_steps and optim.warmup_tokens are both given: keep one, set the other to 0")
     if not (optim.beta1 < 1 and optim.beta2 < 1):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from overnight.config import OptimConfig, Recipe
+from overnight.errors import UserError
 
 ROLES = ("embedding", "head", "matrix", "vector")
 FUSED = ("cuda", "cpu", "mps")  # where torch has a fused AdamW
@@ -33,17 +36,40 @@ def roles(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
     return found
 
 
+def freeze(model: nn.Module, patterns: str) -> list[str]:
+    """Keeps the parameters whose names fit one of the patterns from being trained; returns their names.
+
+    Raises UserError for a pattern that no name fits, and where nothing is left to train.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    frozen: set[str] = set()
+    for pattern in filter(None, (part.strip() for part in patterns.split(","))):
+        found = fnmatch.filter(names, pattern)
+        if not found:
+            raise UserError(f"optim.frozen: no parameter is called '{pattern}'; there are {', '.join(names[:6])}, ...")
+        frozen.update(found)
+    if len(frozen) == len(names):
+        raise UserError(f"optim.frozen is '{patterns}': that is every parameter, and nothing is left to train")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    return sorted(frozen, key=names.index)
+
+
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2019) with weight decay on every tensor of two dimensions or more, embeddings
     included."""
-    by_role = roles(model)
-    decayed = [p for role in ("embedding", "head", "matrix") for p in by_role[role].values()]
-    kept = list(by_role["vector"].values())
+    by_role = {role: [p for p in own.values() if p.requires_grad] for role, own in roles(model).items()}
+    groups: list[dict[str, Any]] = [
+        {"params": by_role["head"] + by_role["matrix"], "weight_decay": config.weight_decay},
+        {"params": by_role["vector"], "weight_decay": 0.0},
+    ]
+    if config.embedding_lr is None:
+        groups[0]["params"] = by_role["embedding"] + groups[0]["params"]
+    else:
+        scale = config.embedding_lr / config.lr
+        groups.append({"params": by_role["embedding"], "weight_decay": config.weight_decay, "lr_scale": scale})
     return torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": config.weight_decay},
-            {"params": kept, "weight_decay": 0.0},
-        ],
+        [group for group in groups if group["params"]],
         lr=config.lr,
         betas=(config.beta1, config.beta2),
         eps=config.eps,
@@ -72,8 +98,9 @@ def learning_rate(recipe: Recipe, index: int, steps: int) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Sets `lr`, and for the embeddings as many times that as was asked for."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def clip_gradients(model: nn.Module, limit: float) -> Tensor:

@@ -90,6 +90,7 @@ def build_training(
     model = initialise(GPT(recipe.model, length), recipe.seed)
     if initial is not None and at == 0:
         _load_initial(model, folder, initial)
+    optim.freeze(model, recipe.optim.frozen)
     _to_device(model, device)
     settler = settle.Settler(folder, device, at, console.line)
     settle.threads(settler, config.machine.threads)
