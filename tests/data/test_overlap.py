@@ -69,6 +69,8 @@ def assert_right(folder: Path, file: Path, n: int, splits: Sequence[str] = SPLIT
     assert told_of["items"] == len(items) and told_of["not_checked"] == shares.count(None)
     assert told_of["with_overlap"] == sum(bool(share) for share in shares)
     assert found["documents_with_overlap"] == holding
+    if any(share is not None for share in shares):
+        assert found["documents"] == sum(Manifest.read(folder).splits[split]["documents"] for split in splits)
     assert told_of["share_found"]["all"] == shares.count(1.0) and told_of["share_found"]["none"] == shares.count(0.0)
     best = sorted((share for share in shares if share), reverse=True)[:5]
     assert [example["share_found"] for example in found["examples"]] == best

@@ -48,8 +48,8 @@ def overlap(
         "ngram": n,
         "least_words": min(n, LEAST),
         "splits": list(splits),
-        "tokens": total,
-        "documents": sum(manifest.splits[split]["documents"] for split in splits),
+        "tokens": found.tokens,
+        "documents": found.searched,
         "documents_with_overlap": found.documents,
         "items": {
             kind: _counts(ngrams, found, n, [number for number, item in enumerate(items) if item.kind == kind])

@@ -31,14 +31,17 @@ class Found:
     """For each n-gram that was found, the first document that holds it."""
     documents: int = 0
     """How many hold any."""
+    searched: int = 0
+    """How many documents were read,"""
     tokens: int = 0
-    """How many were read."""
+    """and how many tokens."""
 
     def add(self, other: Found) -> None:
         """What was found in other documents."""
         for number, place in other.first.items():
             self.first[number] = min(place, self.first.get(number, place))
         self.documents += other.documents
+        self.searched += other.searched
         self.tokens += other.tokens
 
 
@@ -81,6 +84,7 @@ class Job:
         for chunk in stream.chunks(int(starts[0]), stream.end(int(starts[-1])), CHUNK):
             reader.add(chunk)
         reader.close()
+        reader.found.searched = len(starts)
         return reader.found
 
 
