@@ -30,9 +30,9 @@ def summary(manifest: Manifest) -> list[str]:
         )
     if beyond := manifest.totals.get("left_out_tokens"):
         lines.append(f"  left out: {beyond:,} validation tokens beyond --val-tokens")
-    for reason, told in (("duplicate", "copies of others"), ("too_short", "too short"), ("too_long", "too long")):
+    for option, reason in (("dedup", "duplicate"), ("min-chars", "too_short"), ("max-chars", "too_long")):
         if count := manifest.totals.get(f"{reason}_documents"):
-            lines.append(f"  left out: {count:,} documents that are {told}")
+            lines.append(f"  left out by --{option}: {count:,} of the documents")
     return lines
 
 
