@@ -18,6 +18,7 @@ COMMANDS = {  # name: what it does, as `overnight --help` prints it
     "train": "train a model, or go on with a run",
     "stop": "ask a running training to write a checkpoint and end",
     "sample": "text from a run's model",
+    "eval": "the loss of a run, or of weights from elsewhere, on a dataset",
     "report": "one self-contained HTML file from one or several runs",
 }
 

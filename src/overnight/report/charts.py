@@ -50,6 +50,8 @@ class Chart:
     cut_start: bool = False
     """Fit the height to what follows the first fall, where that fall would flatten all the rest."""
     large: bool = False
+    levels: list[tuple[str, float]] = field(default_factory=list)
+    """Values to compare with, each a named level line."""
 
 
 def charts(runs: Sequence[RunData]) -> list[Chart]:
@@ -71,8 +73,22 @@ def charts(runs: Sequence[RunData]) -> list[Chart]:
         _chart(runs, rate, Chart("Tokens per second", from_zero=True), noisy=True),
         *(_chart(runs, name, Chart(_title(name))) for name in _others(runs, "train.")),
     ]
+    drawn = [_with_levels(chart, runs) for chart in drawn]
     there = [chart for chart in drawn if chart.lines][:MOST_CHARTS]
     return [replace(chart, id=f"chart{i}") for i, chart in enumerate(there)]
+
+
+LEVELS = {"Loss": "loss", "Validation loss": "loss", "Validation bits per byte": "bits_per_byte"}
+MOST_LEVELS = 6
+
+
+def _with_levels(chart: Chart, runs: Sequence[RunData]) -> Chart:
+    """The chart with the baselines that were saved for the runs' dataset, where all have the same."""
+    measure = LEVELS.get(chart.title)
+    if measure is None or any(run.baselines != runs[0].baselines for run in runs):
+        return chart
+    found = [(str(entry["name"]), float(entry[measure])) for entry in runs[0].baselines if measure in entry]
+    return replace(chart, levels=found[:MOST_LEVELS])
 
 
 DRAWN = {
@@ -150,6 +166,7 @@ def payload(runs: Sequence[RunData], drawn: Sequence[Chart]) -> str:
                 "fromZero": chart.from_zero,
                 "cutStart": chart.cut_start,
                 "large": chart.large,
+                "levels": chart.levels,
                 "lines": [_line_payload(line) for line in chart.lines],
             }
             for chart in drawn

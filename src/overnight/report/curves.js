@@ -2,6 +2,7 @@
 // What report.js draws with: numbers as people read them, and the arithmetic of curves and axes.
 
 // ---- numbers as people read them ----
+const escapeText = (text) => text.replace(/[&<>"']/g, (c) => "&#" + c.charCodeAt(0) + ";");
 const trim = (value, digits) => String(Number(value.toPrecision(digits)));
 const UNITS = [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]];
 function short(value) {

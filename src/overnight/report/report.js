@@ -50,6 +50,7 @@
       const [bottom, top] = span(later);
       if (top > bottom && high - low > 1.4 * (top - bottom)) high = top;
     }
+    for (const [, level] of chart.levels) { low = Math.min(low, level); high = Math.max(high, level); }
     const factor = high > low ? (high / low) ** 0.05 : 2;
     if (chart.logY) return [low / factor, high * factor];
     if (chart.fromZero && low > 0 && !view.zoom) return [0, high * 1.06];
@@ -81,6 +82,9 @@
     html += levelTicks(left, right, x, w, h) + `<g clip-path="url(#${chart.id}-live)">`;
     for (const step of data.runs.length === 1 ? data.runs[0].resumed : [])
       html += `<path class="resumed" d="M${x(along(0, [step])[0]).toFixed(1)} ${T}V${h - B}"/>`;
+    for (const [name, level] of chart.levels)
+      html += `<path class="level" d="M${L} ${y(level).toFixed(1)}H${w - R}"/>` +
+        `<text class="level" x="${w - R}" y="${(y(level) - 4).toFixed(1)}" text-anchor="end">${escapeText(name)}</text>`;
     for (const line of lines) html += curve(line, x, y, left, right, T);
     chart.svg.innerHTML = html + "</g><g></g>";
     chart.svg.setAttribute("viewBox", `0 0 ${w} ${h}`);

@@ -56,6 +56,8 @@ class RunData:
     decisions: list[Json]
     manifest: Json
     """The dataset's manifest, where its folder is still there."""
+    baselines: list[Json]
+    """What was measured on the validation split of that dataset with other models, and kept beside it."""
     notes: list[Json]
     problems: list[str] = field(default_factory=list)
     """What in the folder could not be read, in words."""
@@ -77,7 +79,8 @@ def read_run(folder: Path) -> RunData:
         samples=[line for line in json_lines(folder / "samples.jsonl", problems) if _step(line) is not None],
         attempts=attempts,
         decisions=list(json_lines(folder / "decisions.jsonl", problems)),
-        manifest=_manifest(attempts),
+        manifest=_of_dataset(attempts, "manifest.json"),
+        baselines=_baselines(attempts),
         notes=_notes(folder / "notes.json", problems),
         problems=problems,
     )
@@ -241,17 +244,33 @@ def _step(line: Json) -> float | None:
     return step if step is not None and 0 <= step < LARGEST else None
 
 
-def _manifest(attempts: Sequence[Json]) -> Json:
-    """The manifest of the dataset that the last attempt read, where it still can be found."""
+def _baselines(attempts: Sequence[Json]) -> list[Json]:
+    """The losses on the validation split in the dataset's baselines.json."""
+    found = _of_dataset(attempts, "baselines.json").get("baselines")
+    entries = [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+    numbers = [
+        {name: value for name, value in entry.items() if name == "name" or _is_number(value)}
+        for entry in entries
+        if entry.get("split") == "val" and isinstance(entry.get("name"), str)
+    ]
+    return [entry for entry in numbers if "loss" in entry]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _of_dataset(attempts: Sequence[Json], name: str) -> Json:
+    """A JSON file beside the dataset that the last attempt read, where it still can be found."""
     dataset = attempts[-1].get("dataset") if attempts else None
     path = dataset.get("path") if isinstance(dataset, dict) else None
     if not isinstance(path, str):
         return {}
     try:
-        manifest = json.loads((Path(path) / "manifest.json").read_text(encoding="utf-8"))
+        content = json.loads((Path(path) / name).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return manifest if isinstance(manifest, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _notes(path: Path, problems: list[str]) -> list[Json]:

@@ -45,10 +45,18 @@ def draw(chart: Chart) -> Html:
             for tick in ticks(left, right, width // 90)
         ),
         f'<g clip-path="url(#clip-{chart.id})">',
+        *(_level(name, y(value), width) for name, value in chart.levels),
         *(_curve(line, x, y, alone=len(chart.lines) == 1) for line in chart.lines),
         "</g></svg>",
     ]
     return Html("\n".join(parts))
+
+
+def _level(name: str, at: float, width: int) -> str:
+    return (
+        f'<path class="level" d="M{LEFT} {at:.1f}H{width - RIGHT}"/>'
+        f'<text class="level" x="{width - RIGHT}" y="{at - 4:.1f}" text-anchor="end">{escape(name)}</text>'
+    )
 
 
 def _curve(line: Line, x: Callable[[float], float], y: Callable[[float], float], alone: bool) -> str:
@@ -93,6 +101,7 @@ def _heights(chart: Chart, left: float, right: float) -> tuple[float, float]:
     later = _finite([line.series for line in chart.lines], left + CUT * (right - left), chart.log_y)
     if chart.cut_start and len(later) >= 10 and np.ptp(later) > 0 and np.ptp(values) > 1.4 * np.ptp(later):
         values = np.append(later, values.min())
+    values = np.append(values, [level for _, level in chart.levels])
     low, high = (float(values.min()), float(values.max())) if len(values) else (1.0, 10.0)
     if chart.log_y:
         factor = (high / low) ** 0.05 if high > low else 2.0
