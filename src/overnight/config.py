@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -53,8 +54,9 @@ class DataConfig:
 
     sequence_length: int = 1024
     """Tokens the model sees at once (block_size, T)."""
-    order: Literal["shuffled", "sequential"] = "shuffled"
-    """A new permutation and cutting offset each epoch, or the order on disk."""
+    order: str = "shuffled"
+    """shuffled (a new permutation and cutting offset each epoch), sequential (the order on disk), or
+    sequential:BxW (build-nanogpt's order with micro-batches of B on W processes)."""
     tokenizer: str | None = None
     """Name of the tokenizer; taken from the dataset."""
 
@@ -316,10 +318,33 @@ def validate(config: Config) -> None:
         )
     if optim.embedding_lr is not None and not optim.lr:
         raise UserError("optim.embedding_lr needs an optim.lr above 0; optim.frozen keeps parameters as they are")
+    _validate_order(data, train)
     if optim.warmup_steps and optim.warmup_tokens:
         raise UserError("optim.warmup_steps and optim.warmup_tokens are both given: keep one, set the other to 0")
     if not (optim.beta1 < 1 and optim.beta2 < 1):
         raise UserError("optim.beta1 and optim.beta2 must be below 1")
+
+
+def parse_order(order: str) -> tuple[int, int] | None:
+    """(B, W) of 'sequential:BxW'; None for 'shuffled' and 'sequential'. UserError for anything else."""
+    if order in ("shuffled", "sequential"):
+        return None
+    match = re.fullmatch("sequential:([1-9][0-9]{0,5})x([1-9][0-9]{0,5})", order)
+    if not match:
+        raise UserError(
+            f"data.order is {order!r}: it is shuffled, sequential, or sequential:BxW with numbers, like sequential:64x8"
+        )
+    return int(match[1]), int(match[2])
+
+
+def _validate_order(data: DataConfig, train: TrainConfig) -> None:
+    micro_batches = parse_order(data.order)
+    tokens = math.prod(micro_batches or (1,)) * data.sequence_length
+    if micro_batches and train.tokens_per_step % tokens:
+        raise UserError(
+            f"data.order {data.order} reads {tokens} tokens at once (B x W sequences of {data.sequence_length}): "
+            f"train.tokens_per_step {train.tokens_per_step} is not a multiple of that"
+        )
 
 
 POSITIVE = {

@@ -58,10 +58,8 @@ class Validation:
         for name, own in zip(self.streams, losses if len(losses) > 1 else (), strict=False):
             fields |= {f"val_loss_{name}": own.mean, f"val_bits_per_byte_{name}": own.bits_per_byte}
         training.record("eval", training.step, fields, {"took": round(time.perf_counter() - begin, 3)})
-        training.console.line(
-            f"step {training.step}: validation loss {loss.mean:.4f} ({loss.bits_per_byte:.3f} bits per byte, "
-            f"{loss.tokens:,} tokens)"
-        )
+        bits = f"{loss.bits_per_byte:.3f} bits per byte, " if loss.bytes else ""  # ids alone have no known text
+        training.console.line(f"step {training.step}: validation loss {loss.mean:.4f} ({bits}{loss.tokens:,} tokens)")
 
 
 @dataclass

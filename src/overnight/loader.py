@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from overnight.config import parse_order
 from overnight.errors import UserError
 
 Numbers = npt.NDArray[np.int64]
@@ -36,10 +37,10 @@ class Dataset(Protocol):
 
 
 class TokenStream:
-    """A split's shards as one stream of token ids, read without loading them."""
+    """A split's shards, .npy files or mapped arrays, as one stream of token ids, read without loading them."""
 
-    def __init__(self, shards: Sequence[Path]) -> None:
-        self.shards = [_open(path) for path in shards]
+    def __init__(self, shards: Sequence[Path | npt.NDArray[Any]]) -> None:
+        self.shards = [_open(shard) if isinstance(shard, Path) else shard for shard in shards]
         self.starts = np.concatenate([[0], np.cumsum([len(shard) for shard in self.shards])]).astype(np.int64)
         self.length = int(self.starts[-1])
 
@@ -63,7 +64,7 @@ class TokenDataset:
     Sequence number k belongs to epoch k // n and is one of that epoch's n = ceil(tokens / T) sequences: the
     stream, taken as a circle, is cut from a start offset every T tokens, and the cuts are visited in a permuted
     order. Offset and permutation are functions of (seed, epoch). So each token is a target in every epoch, and
-    sequences differ from epoch to epoch.
+    sequences differ from epoch to epoch. Order "sequential" leaves both out; "sequential:BxW" is `ByRanks`.
     """
 
     def __init__(
@@ -81,6 +82,8 @@ class TokenDataset:
             )
         self.stream, self.T, self.seed, self.shuffled = stream, sequence_length, seed, order == "shuffled"
         self.vocab_size = vocab_size
+        micro_batches = parse_order(order)
+        self.by_ranks = ByRanks(stream.starts, sequence_length, *micro_batches) if micro_batches else None
         self.per_epoch = -(-stream.length // sequence_length)
 
     def sequences(self, step: int, per_step: int) -> Numbers:
@@ -91,6 +94,8 @@ class TokenDataset:
 
     def positions(self, numbers: Numbers) -> Numbers:
         """Where in the stream each sequence begins."""
+        if self.by_ranks is not None:
+            return self.by_ranks.positions(numbers)
         starts = np.empty_like(numbers)
         for epoch in np.unique(numbers // self.per_epoch).tolist():
             chosen = numbers // self.per_epoch == epoch
@@ -105,10 +110,55 @@ class TokenDataset:
         rows = np.empty((len(numbers), self.T + 1), dtype=np.int64)
         for row, start in zip(rows, self.positions(numbers).tolist(), strict=True):
             row[:] = self.stream.read(start, self.T + 1)
-        if self.vocab_size is not None and rows.max() >= self.vocab_size:
-            raise UserError(f"the training shards hold id {rows.max()}, but the vocabulary has {self.vocab_size}; "
-                            "`overnight data DIR --check` finds the damaged one")  # fmt: skip
+        if self.vocab_size is not None:
+            require_ids(rows, self.vocab_size, "training")
         return rows[:, :-1], rows[:, 1:]
+
+
+def require_ids(ids: Numbers, vocab_size: int, split: str) -> None:
+    """UserError where an id is not in the vocabulary."""
+    if ids.size and ids.max() >= vocab_size:
+        raise UserError(
+            f"the {split} shards hold id {ids.max()}, but the vocabulary has {vocab_size}; "
+            "`overnight data DIR --check` finds the damaged one"
+        )
+
+
+class ByRanks:
+    """build-nanogpt's order: that of W processes, each of which reads batches of B sequences.
+
+    In a shard process r begins B*T*r tokens in and goes on by B*T*W after each batch; where less than a whole such
+    stride and one token are left it turns to the next shard, at the end to the first. So the ends of shards are left
+    out, and where shards are not equally long the processes come to be in different ones.
+    """
+
+    def __init__(self, starts: Numbers, length: int, batch: int, world: int) -> None:
+        lengths, self.stride = np.diff(starts), batch * length * world
+        short = np.flatnonzero(lengths <= self.stride)
+        if len(short):
+            raise UserError(
+                f"data.order sequential:{batch}x{world}: shard {short[0] + 1} of the training split has "
+                f"{lengths[short[0]]} tokens, and {batch} x {world} sequences of {length} take {self.stride + 1}; "
+                "take smaller numbers, or plain 'sequential'"
+            )
+        self.starts, self.length, self.batch, self.world = starts, length, batch, world
+        first = batch * length * np.arange(world)[:, None]
+        # the first batch of a shard is read without looking whether it fits a stride
+        batches = np.maximum(1, (lengths - 1 - first) // self.stride)
+        self.ends = np.cumsum(batches, axis=1)  # (W, shards): batches of process r up to the end of each shard
+
+    def positions(self, numbers: Numbers) -> Numbers:
+        """Where sequences begin: in each round of B*W numbers, process 0's batch, then process 1's, and so on."""
+        starts = np.empty_like(numbers)
+        ranks = numbers // self.batch % self.world
+        for rank in np.unique(ranks).tolist():
+            chosen, ends = ranks == rank, self.ends[rank]
+            index = numbers[chosen] // (self.batch * self.world) % ends[-1]
+            shard = np.searchsorted(ends, index, side="right")
+            index -= np.where(shard > 0, ends[shard - 1], 0)
+            row = numbers[chosen] % self.batch + rank * self.batch
+            starts[chosen] = self.starts[shard] + index * self.stride + row * self.length
+        return starts
 
 
 def to_device(array: Numbers, device: torch.device) -> Tensor:

@@ -14,7 +14,7 @@ from overnight import checkpoint, optim
 from overnight import config as configuration
 from overnight.config import Config
 from overnight.console import Console
-from overnight.data.dataset import Manifest
+from overnight.data.dataset import Manifest, open_shards
 from overnight.data.mixture import Mixture
 from overnight.distributed import current_world
 from overnight.errors import UserError
@@ -117,7 +117,7 @@ def build_training(
 
 def open_stream(manifest: Manifest, split: str) -> TokenStream:
     """A split's tokens; a UserError where the shards do not hold what the manifest says."""
-    stream = TokenStream(manifest.shard_paths(split))
+    stream = TokenStream(open_shards(manifest, split))
     expected = manifest.splits[split]["tokens"]
     if stream.length != expected:
         raise UserError(
@@ -131,6 +131,8 @@ def open_dataset(config: Config, data: Mixture) -> Dataset:
     """The training sequences of a mixture; a UserError where a corpus has too few tokens or cannot be read."""
     recipe = config.recipe
     length, order, vocab_size = recipe.data.sequence_length, recipe.data.order, recipe.model.vocab_size
+    if len(data.corpora) > 1 and configuration.parse_order(order):
+        raise UserError(f"data.order {order} is the order of one corpus: take 'shuffled' or 'sequential' for several")
     datasets = {
         corpus.name: TokenDataset(open_stream(corpus.manifest, "train"), length, recipe.seed, order, vocab_size)
         for corpus in data.corpora
@@ -143,8 +145,12 @@ def open_dataset(config: Config, data: Mixture) -> Dataset:
 def _copy_tokenizer(folder: RunFolder, manifest: Manifest) -> None:
     """The run's own copy of the dataset's tokenizer.json; also where a run was killed before it had one."""
     file, own = manifest.tokenizer["file"], folder.path / "tokenizer.json"
-    if file and not own.exists():
+    if own.exists():
+        return
+    if file:
         write_atomic(own, (manifest.folder / file).read_bytes())
+    elif manifest.tokenizer_json is not None:
+        write_atomic(own, manifest.tokenizer_json)
 
 
 def _inherit(config: Config, data: Mixture, initial: Pretrained | None) -> Config:

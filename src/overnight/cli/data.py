@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from overnight.cli.arguments import parse
+from overnight.errors import UserError
 
 if TYPE_CHECKING:
     from overnight.data.dataset import Manifest
@@ -20,12 +21,13 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Arguments:
-    """What is in a dataset folder."""
+    """What is in a dataset folder; with --to its tokens for another program."""
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
-    """What `overnight prepare` wrote."""
+    """What `overnight prepare` wrote, or token files of nanoGPT, build-nanogpt or llm.c."""
     check: bool = False
-    """Compare every file with the hash that was written down for it; exit code 2 names the first that differs."""
+    """Compare every file with the hash that was written down for it; exit code 2 names the first that differs.
+    Other programs' files have none: their headers, sizes and ids are looked at."""
     documents: Annotated[int, tyro.conf.arg(metavar="N")] = 3
     """How many random documents to show."""
     seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0
@@ -42,10 +44,16 @@ class Arguments:
     """Processes for that. Default: one a core."""
     json: bool = False
     """Print JSON instead of text."""
+    to: Literal["nanogpt", "build-nanogpt", "llm.c"] | None = None
+    """Write the tokens as files of that program into --out."""
+    out: Path | None = None
+    """The folder that --to writes: a new one, or an empty one."""
 
 
 def main(arguments: Sequence[str]) -> int:
     given = parse(Arguments, arguments, "data")
+    if (given.to is None) != (given.out is None):
+        raise UserError("data: --to FORMAT and --out DIR go together")
     from overnight.console import Console
     from overnight.data.dataset import Manifest
     from overnight.data.inspect import check
@@ -53,11 +61,18 @@ def main(arguments: Sequence[str]) -> int:
     manifest = Manifest.read(given.folder)
     with Console() as console:
         tell = console.progress if console.live else lambda text: None
+        if given.to is not None and given.out is not None:
+            console.line(_write(manifest, given.to, given.out, tell))
+            return 0
         if given.check:
             files = check(manifest, lambda file: tell(f"reading {file}"))
             if not given.json:
-                console.line(f"{given.folder}: all {files} files are what was written")
+                console.line(f"{given.folder}: {_checked(manifest, files)}")
                 return 0
+        if manifest.foreign:
+            from overnight.data.foreign.measure import measured
+
+            manifest = measured(manifest, lambda file: tell(f"reading {file}"))
         look = _statistics if given.overlap is None else _overlap
         found, lines = look(given, manifest, tell)
         shown = [json.dumps({**manifest.to_json(), **found}, indent=2, ensure_ascii=False)] if given.json else lines
@@ -71,9 +86,10 @@ def _statistics(given: Arguments, manifest: Manifest, tell: Tell) -> tuple[dict[
     from overnight.data.inspect import description, random_documents
     from overnight.data.statistics import statistics, told
 
-    found = statistics(manifest, given.all, tell)
+    # ids alone do not tell where documents begin
+    found = statistics(manifest, given.all, tell) if manifest.totals["documents"] is not None else None
     samples = random_documents(manifest, max(0, given.documents), given.seed)
-    lines = description(manifest, told(manifest, found), samples)
+    lines = description(manifest, told(manifest, found) if found else [], samples)
     return {"statistics": found, "random_documents": samples}, lines
 
 
@@ -84,6 +100,27 @@ def _overlap(given: Arguments, manifest: Manifest, tell: Tell) -> tuple[dict[str
     from overnight.data.workers import cores
 
     assert given.overlap is not None
+    if manifest.totals["documents"] is None:
+        raise UserError(f"data: --overlap looks for text, and of {manifest.folder} only the ids are known")
     splits = SPLITS if given.split is None else (given.split,)
     found = overlap(manifest, given.overlap, given.ngram, splits, given.workers or cores(), tell)
     return {"overlap": found}, told(found)
+
+
+def _checked(manifest: Manifest, files: int) -> str:
+    if not manifest.foreign:
+        return f"all {files} files are what was written"
+    words = manifest.tokenizer
+    return (
+        f"no hashes of these {files} files are known; their headers and sizes are right, and all ids are among the "
+        f"{words['vocab_size']:,} of {words['name']}"
+    )
+
+
+def _write(manifest: Manifest, format: str, out: Path, tell: Tell) -> str:
+    """Writes the dataset as token files of another program; a line on what is there now."""
+    from overnight.data.foreign.write import write
+    from overnight.data.sizes import size
+
+    files = write(manifest, format, out, lambda file: tell(f"writing {file}"))
+    return f"{out}: {len(files)} files for {format}, {size(sum(path.stat().st_size for path in files))}"

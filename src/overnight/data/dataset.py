@@ -1,13 +1,14 @@
 """The dataset folder as its readers see it: the manifest, checked, and the files that it names.
 
-The format is described in docs/formats.md.
+The format is described in docs/formats.md. A folder of another program's token files has no manifest.json; it is
+given one in memory, so that whatever reads datasets reads those as well.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from overnight.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from overnight.tokenizers import Tokenizer
 
 FORMAT, VERSION = "overnight-dataset", 1
@@ -54,17 +57,25 @@ class Manifest:
     settings: Json
     totals: Json
     fingerprint: str
+    format: str = FORMAT
+    """Another program's name where the folder is one of its token files: documents and bytes are None there."""
+    tokenizer_json: str | None = None
+    """What tokenizer.json would hold, where the folder has something else for it."""
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """Reads and checks a folder's manifest, and nothing else in it.
+        """Reads and checks a folder's manifest, and nothing else in it; without one, what token files are there.
 
-        Raises UserError in one line where there is none, or where it is not one that this version can read.
+        Raises UserError in one line where there is neither, or what is there is not what this version can read.
         """
         path = folder / NAME
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
+            from overnight.data.foreign.folder import read_foreign
+
+            if (found := read_foreign(folder)) is not None:
+                return found
             raise UserError(_why_absent(folder)) from None
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}") from None
@@ -75,7 +86,12 @@ class Manifest:
     def to_json(self) -> Json:
         """The content of manifest.json."""
         fields = {name: getattr(self, name) for name in _FIELDS}
-        return {"format": FORMAT, "version": VERSION, **fields}
+        return {"format": self.format, "version": VERSION, **fields}
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the token files are another program's."""
+        return self.format != FORMAT
 
     def shard_paths(self, split: str) -> list[Path]:
         """The token files of a split, in the order in which they make one stream."""
@@ -89,9 +105,21 @@ def fingerprint(tokenizer: Mapping[str, Any], dtype: str, splits: Mapping[str, J
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def open_shards(manifest: Manifest, split: str) -> Sequence[Path | npt.NDArray[Any]]:
+    """A split's shards in order, as a `TokenStream` takes them: .npy files, or another program's mapped files."""
+    if not manifest.foreign:
+        return manifest.shard_paths(split)
+    from overnight.data.foreign.files import mapped
+
+    return mapped(manifest, split)
+
+
 def load_tokenizer(manifest: Manifest) -> Tokenizer:
     """The tokenizer that the folder's tokens were made with."""
-    from overnight.tokenizers import load
+    from overnight.tokenizers import load, loads
+
+    if manifest.tokenizer_json is not None:
+        return loads(manifest.tokenizer["name"], manifest.tokenizer_json)
 
     file = manifest.tokenizer["file"]
     return load(manifest.tokenizer["name"], manifest.folder / file if file else None)
@@ -104,7 +132,10 @@ def _why_absent(folder: Path) -> str:
         return f"{folder} is a file: a dataset is a folder that `overnight prepare` has written"
     if (folder / ".work").exists():
         return f"{folder} is an unfinished `overnight prepare`: the same command completes it"
-    return f"{folder} is not a dataset folder: it has no {NAME}; `overnight prepare` writes one"
+    return (
+        f"{folder} is not a dataset folder: it has no {NAME}, which `overnight prepare` writes, and no token files of "
+        "nanoGPT, build-nanogpt or llm.c"
+    )
 
 
 def _checked(path: Path, content: Any) -> Json:

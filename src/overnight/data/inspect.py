@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from overnight.data.dataset import NAME, SPLITS, Manifest, fingerprint
+from overnight.data.foreign.measure import check_ids
 from overnight.data.sizes import size
 from overnight.data.streams import Stream
 from overnight.errors import UserError
@@ -23,10 +24,9 @@ def summary(manifest: Manifest) -> list[str]:
     lines = [f"{manifest.folder}: tokenizer {words['name']}, {words['vocab_size']:,} ids, {manifest.dtype}"]
     for name in SPLITS:
         split = manifest.splits[name]
-        density, shards = split["bytes"] / max(1, split["tokens"]), len(split["shards"])
+        shards = len(split["shards"])
         lines.append(
-            f"  {name:<5} {split['tokens']:>15,} tokens {split['documents']:>12,} documents "
-            f"{size(split['bytes']):>9} of text {density:>6.2f} bytes a token  {shards} shard{'s' * (shards != 1)}"
+            f"  {name:<5} {split['tokens']:>15,} tokens {_amounts(split)}  {shards} shard{'s' * (shards != 1)}"
         )
     if beyond := manifest.totals.get("left_out_tokens"):
         lines.append(f"  left out: {beyond:,} validation tokens beyond --val-tokens")
@@ -34,6 +34,13 @@ def summary(manifest: Manifest) -> list[str]:
         if count := manifest.totals.get(f"{reason}_documents"):
             lines.append(f"  left out by --{option}: {count:,} of the documents")
     return lines
+
+
+def _amounts(split: dict[str, Any]) -> str:
+    documents, text = split["documents"], split["bytes"]
+    if documents is None:  # ids alone do not tell
+        return f"{'?':>12} documents"
+    return f"{documents:>12,} documents {size(text):>9} of text {text / max(1, split['tokens']):>6.2f} bytes a token"
 
 
 def description(manifest: Manifest, statistics: list[str], samples: list[dict[str, Any]]) -> list[str]:
@@ -49,7 +56,7 @@ def description(manifest: Manifest, statistics: list[str], samples: list[dict[st
     lines += ["", "settings"]
     shown = {name: value for name, value in manifest.settings.items() if value is not None and name not in HIDDEN}
     lines.append("  " + ", ".join(f"{name} {value}" for name, value in shown.items()))
-    lines.append(f"  fingerprint {manifest.fingerprint}")
+    lines.append(f"  fingerprint {manifest.fingerprint}" + " (of samples of the content)" * manifest.foreign)
     lines += statistics
     if samples:
         lines += ["", "some documents"]
@@ -66,7 +73,7 @@ def printable(text: str) -> str:
 
 def random_documents(manifest: Manifest, count: int, seed: int) -> list[dict[str, Any]]:
     """`count` documents, or all where there are fewer: split, file, row, tokens and the beginning of the text."""
-    numbers = [(split, number) for split in SPLITS for number in range(manifest.splits[split]["documents"])]
+    numbers = [(split, number) for split in SPLITS for number in range(manifest.splits[split]["documents"] or 0)]
     chosen = random.Random(seed).sample(numbers, min(count, len(numbers)))
     return [_document(manifest, split, number) for split, number in chosen]
 
@@ -74,8 +81,12 @@ def random_documents(manifest: Manifest, count: int, seed: int) -> list[dict[str
 def check(manifest: Manifest, tell: Callable[[str], None] = lambda file: None) -> int:
     """Compares every file with its hash, and the manifest with itself; the number of files that were read.
 
+    Another program's files have no hashes: it is looked whether their ids are in the vocabulary.
+
     Raises UserError that names the first file which is missing or not what was written.
     """
+    if manifest.foreign:
+        return check_ids(manifest, tell)
     files = list(_files(manifest))
     for name, expected in files:
         tell(name)

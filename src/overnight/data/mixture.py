@@ -85,6 +85,9 @@ class Mixture:
     def to_json(self) -> dict[str, Any]:
         """The entry in attempts.jsonl."""
         entry: dict[str, Any] = {"path": self.path, "fingerprint": self.fingerprint}
+        if len(self.corpora) == 1 and self.first.foreign:  # its folder has no manifest.json for the report
+            splits = {name: {"tokens": split["tokens"]} for name, split in self.first.splits.items()}
+            entry["manifest"] = {**self.first.to_json(), "splits": splits}
         if len(self.corpora) > 1:
             entry["corpora"] = [
                 {

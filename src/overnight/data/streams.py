@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from overnight.data.dataset import Manifest, load_tokenizer
+from overnight.data.dataset import Manifest, load_tokenizer, open_shards
+from overnight.data.foreign import measure
 from overnight.errors import UserError
 
 CHUNK = 2**22  # tokens read at once
@@ -53,11 +54,11 @@ class Stream:
         """The tokens from `start` to `stop`, at most CHUNK or `most` of one shard at a time."""
         most = most or CHUNK
         stop = self.tokens if stop is None else min(stop, self.tokens)
-        for number, path in enumerate(self.manifest.shard_paths(self.split)):
+        for number, shard in enumerate(open_shards(self.manifest, self.split)):
             first, last = int(self.borders[number]), int(self.borders[number + 1])
             for begin in range(max(start, first), min(stop, last), most):
                 end = min(begin + most, stop, last)
-                tokens = _mapped(path)[begin - first : end - first]
+                tokens = _mapped(shard)[begin - first : end - first]
                 starts = self.starts(number)
                 yield Chunk(begin, tokens, starts[np.searchsorted(starts, begin) : np.searchsorted(starts, end)])
 
@@ -68,7 +69,9 @@ class Stream:
 
     def starts(self, shard: int) -> Positions:
         """Where the documents start that start in this shard."""
-        if self._last[0] != shard:
+        if self._last[0] != shard and self.manifest.foreign:
+            self._last = shard, measure.starts(self.manifest, self.split, shard)
+        elif self._last[0] != shard:
             self._last = shard, _columns(self._documents_file(shard), "start")["start"].to_numpy()
         return self._last[1]
 
@@ -88,7 +91,14 @@ class Stream:
         return self.tokens
 
     def origin(self, position: int) -> dict[str, Any]:
-        """Split, file and row of the document that starts at `position`."""
+        """Split, file and row of the document that starts at `position`.
+
+        In another program's files the row is its number among the documents that start in the file.
+        """
+        if self.manifest.foreign:
+            shard = self._shard(position)
+            row = int(np.searchsorted(self.starts(shard), position))
+            return {"split": self.split, "file": self.manifest.shard_paths(self.split)[shard].name, "row": row}
         file = self._documents_file(self._shard(position))
         columns = _columns(file, "start", "file", "row")
         row = int(np.searchsorted(columns["start"].to_numpy(), position))
@@ -109,11 +119,13 @@ class Stream:
         return self.manifest.folder / name
 
 
-def _mapped(path: Path) -> Tokens:
+def _mapped(shard: Path | Tokens) -> Tokens:
+    if not isinstance(shard, Path):
+        return shard
     try:
-        tokens: Tokens = np.load(path, mmap_mode="r")
+        tokens: Tokens = np.load(shard, mmap_mode="r")
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); prepare the dataset anew") from None
+        raise UserError(f"{shard} cannot be read ({error}); prepare the dataset anew") from None
     return tokens
 
 

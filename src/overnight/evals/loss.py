@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from overnight.errors import UserError
-from overnight.loader import TokenStream, to_device
+from overnight.loader import TokenStream, require_ids, to_device
 from overnight.loss import IGNORE
 
 
@@ -84,6 +84,7 @@ def mean_loss(
 
     for inputs, targets in blocks(stream, length, limit):
         real = targets[targets != IGNORE]
+        require_ids(np.append(real, inputs), len(token_bytes), "validation")
         count, size = count + len(real), size + int(token_bytes[real].sum())
         waiting.append((inputs, targets))
         if len(waiting) == batch:

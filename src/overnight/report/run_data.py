@@ -79,7 +79,7 @@ def read_run(folder: Path) -> RunData:
         samples=[line for line in json_lines(folder / "samples.jsonl", problems) if _step(line) is not None],
         attempts=attempts,
         decisions=list(json_lines(folder / "decisions.jsonl", problems)),
-        manifest=_of_dataset(attempts, "manifest.json"),
+        manifest=_manifest(attempts),
         baselines=_baselines(attempts),
         notes=_notes(folder / "notes.json", problems),
         problems=problems,
@@ -258,6 +258,13 @@ def _baselines(attempts: Sequence[Json]) -> list[Json]:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _manifest(attempts: Sequence[Json]) -> Json:
+    """What the last attempt's dataset is; another program's token files have no manifest.json, so it wrote it down."""
+    dataset = attempts[-1].get("dataset") if attempts else None
+    written_down = dataset.get("manifest") if isinstance(dataset, dict) else None
+    return written_down if isinstance(written_down, dict) else _of_dataset(attempts, "manifest.json")
 
 
 def _of_dataset(attempts: Sequence[Json], name: str) -> Json:

@@ -1,4 +1,4 @@
-"""Tokenizers: `gpt2`, `bytes`, `chars`, `bpe:SIZE`, or one's own.
+"""Tokenizers: `gpt2`, `bytes`, `chars`, `bpe:SIZE`, `ids:SIZE`, or one's own.
 
 `train` makes one by name, `load` brings back the one that a dataset was made with.
 """
@@ -15,16 +15,19 @@ from overnight.errors import UserError, suggestion
 from overnight.tokenizers.base import END_OF_TEXT, Ids, Tokenizer, dtype_for, repair
 from overnight.tokenizers.bpe import BPETokenizer, size_of
 from overnight.tokenizers.gpt2 import GPT2Tokenizer
-from overnight.tokenizers.simple import BytesTokenizer, CharTokenizer
+from overnight.tokenizers.simple import BytesTokenizer, CharTokenizer, IdsTokenizer, ids_size
 
 __all__ = [
     "END_OF_TEXT",
     "TOKENIZERS",
+    "CharTokenizer",
     "Factory",
     "Ids",
+    "IdsTokenizer",
     "Tokenizer",
     "dtype_for",
     "load",
+    "loads",
     "needs_texts",
     "repair",
     "train",
@@ -68,6 +71,7 @@ TOKENIZERS: dict[str, Factory] = {
         needs_texts=True,
         check=size_of,
     ),
+    "ids": Factory(lambda name, *_: IdsTokenizer(name), lambda name, _: IdsTokenizer(name), check=ids_size),
 }
 
 
@@ -110,6 +114,13 @@ def load(name: str, file: Path | None, *, trusted: bool = False) -> Tokenizer:
         raise UserError(f"{file}: {error}") from None if file is not None else error
 
 
+def loads(name: str, content: str) -> Tokenizer:
+    """The tokenizer `name` from the content of its tokenizer.json, for names that need no import."""
+    if not _is_own(name):
+        raise UserError(f"tokenizer {name!r} is an import path, which only a file of overnight's own may name")
+    return _factory(name).load(name, content)
+
+
 def _required(name: str, content: str | None) -> str:
     if content is None:
         raise UserError(
@@ -126,7 +137,7 @@ def _is_own(name: str) -> bool:
 def _factory(name: str) -> Factory:
     factory = TOKENIZERS.get(name.partition(":")[0]) if _is_own(name) else _imported(name)
     if factory is None:
-        known = ["gpt2", "bytes", "chars", "bpe:SIZE"]
+        known = ["gpt2", "bytes", "chars", "bpe:SIZE", "ids:SIZE"]
         raise UserError(f"there is no tokenizer '{name}'{suggestion(name, known)}; there are {', '.join(known)}")
     factory.check(name)
     return factory

@@ -1,4 +1,4 @@
-"""Tokenizers that need no training: one id for each byte, or one for each character of a corpus."""
+"""Tokenizers that need no training: an id for each byte, for each character of a corpus, or for itself."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from overnight.errors import UserError
 from overnight.tokenizers.base import END_OF_TEXT, Ids, TableTokenizer, dtype_for, repair
 
 _KIND = {"format": "overnight-tokenizer", "version": 1, "kind": "chars"}
+MOST_IDS = 1_000_000  # of ids:SIZE
 
 
 class BytesTokenizer(TableTokenizer):
@@ -117,6 +118,46 @@ class CharTokenizer(TableTokenizer):
         if len(unknown):
             raise UserError(_unknown(text, int(unknown[0])))
         return (ids[kept] if ends else ids).astype(dtype_for(self.vocab_size))
+
+
+class IdsTokenizer(TableTokenizer):
+    """`ids:SIZE`: ids whose tokenizer is not at hand, written as numbers with a blank before each.
+
+    For token files of other programs. How much text an id stands for is not known, so `token_bytes` is 0.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, ids_size(name), end_of_text=None)
+
+    def __reduce__(self) -> tuple[type[IdsTokenizer], tuple[str]]:
+        return IdsTokenizer, (self.name,)
+
+    def encode(self, text: str) -> Ids:
+        words = text.split()
+        for word in words:
+            if not (word.isascii() and word.isdigit() and len(word) <= 10 and int(word) < self.vocab_size):
+                raise UserError(
+                    f"{self.name}: {word[:20]!r} is not a number from 0 to {self.vocab_size - 1}; "
+                    "this tokenizer has no text, only ids, written like '5 17 2'"
+                )
+        return np.array([int(word) for word in words], dtype=dtype_for(self.vocab_size))
+
+    def token_bytes(self) -> npt.NDArray[np.int32]:
+        return np.zeros(self.vocab_size, dtype=np.int32)
+
+    def to_json(self) -> None:
+        return None
+
+    def _table(self) -> list[bytes]:
+        return [b" %d" % number for number in range(self.vocab_size)]
+
+
+def ids_size(name: str) -> int:
+    """The number of ids of 'ids:SIZE'. Raises UserError for another name or size."""
+    size = name.removeprefix("ids:")
+    if not re.fullmatch("[1-9][0-9]{0,6}", size) or int(size) > MOST_IDS:
+        raise UserError(f"tokenizer '{name}': write ids:SIZE with a SIZE from 1 to {MOST_IDS:,}")
+    return int(size)
 
 
 def _single(characters: list[object]) -> bool:
