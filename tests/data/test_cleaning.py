@@ -157,11 +157,11 @@ def _divided(part: Any) -> list[Any]:
 @pytest.mark.parametrize("count", [150, 12])
 def test_killed_at_every_file_operation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     options = PrepareOptions(tokenizer="bytes", dedup=True, min_chars=40, limit_tokens=20_000, workers=1)
-    source = ListSource(COPIED if count == 150 else [*DISTINCT[:6], *DISTINCT[:6]], per_part=5)
+    source = ListSource(COPIED if count == 150 else [*DISTINCT[:6], *DISTINCT[:6]], per_part=count // 5)
     prepare(source, tmp_path / "expected", options)
     wanted, at = contents(tmp_path / "expected"), 0
     while True:
-        at += 3
+        at += 2
         out = tmp_path / f"out{at}"
         with monkeypatch.context() as patch:
             next(counted(patch, at, Killed()))
