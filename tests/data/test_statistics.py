@@ -120,6 +120,16 @@ def test_a_large_split_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert statistics(manifest, everything=True) == everything
 
 
+@given(st.lists(st.integers(0, 2**40), max_size=30))
+def test_every_length_has_its_bin(lengths: list[int]) -> None:
+    """A document without tokens, too: a tokenizer of one's own may have no end of text."""
+    bins = module._lengths(np.array(lengths, np.int64))["histogram"]
+    expected = Counter(length.bit_length() for length in lengths)
+    assert bins == [
+        {"from": 2**digits // 2, "to": 2**digits - 1, "documents": expected[digits]} for digits in sorted(expected)
+    ]
+
+
 @given(tokens=st.integers(1, 10**6), most=st.integers(1, 10**5), window=st.integers(1, 10**4))
 def test_windows_are_apart_and_reach_both_ends(tokens: int, most: int, window: int) -> None:
     with pytest.MonkeyPatch.context() as patch:

@@ -80,7 +80,7 @@ def _counted(stream: Stream, tokens: npt.NDArray[Any], size: int) -> npt.NDArray
 
 def _lengths(lengths: Positions) -> Json:
     """Quantiles, and how many documents have 1, 2-3, 4-7, ... tokens, <|endoftext|> included."""
-    bins = np.bincount(np.frexp(lengths)[1] - 1) if len(lengths) else np.zeros(0, np.int64)
+    bins = np.bincount(np.frexp(lengths)[1])  # the number of binary digits
     return {
         "documents": len(lengths),
         "mean": float(lengths.mean()) if len(lengths) else None,
@@ -88,8 +88,8 @@ def _lengths(lengths: Positions) -> Json:
         if len(lengths)
         else {},
         "histogram": [
-            {"from": 2**power, "to": 2 ** (power + 1) - 1, "documents": int(count)}
-            for power, count in enumerate(bins)
+            {"from": 2**digits // 2, "to": 2**digits - 1, "documents": int(count)}
+            for digits, count in enumerate(bins)
             if count
         ],
     }
