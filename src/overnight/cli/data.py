@@ -97,7 +97,7 @@ def _overlap(given: Arguments, manifest: Manifest, tell: Tell) -> tuple[dict[str
     """What it has in common with an evaluation, likewise."""
     from overnight.data.dataset import SPLITS
     from overnight.data.overlap.report import overlap, told
-    from overnight.data.workers import cores
+    from overnight.data.pool import cores
 
     assert given.overlap is not None
     if manifest.totals["documents"] is None:

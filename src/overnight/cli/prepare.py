@@ -35,7 +35,13 @@ class Arguments:
     limit_tokens: Annotated[str | None, tyro.conf.arg(metavar="N")] = None
     """Take only so many tokens, from the beginning of the source."""
     workers: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Processes. Default: one a core. The output does not depend on it."""
+    """Processes. Default: one a core. The output does not depend on it, nor on the next three."""
+    engine: Annotated[str, tyro.conf.arg(metavar="NAME")] = "local"
+    """local, or datatrove, which also works on several machines (docs/prepare.md)."""
+    executor: Annotated[str, tyro.conf.arg(metavar="NAME")] = "local"
+    """For datatrove: local, slurm or ray."""
+    executor_options: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE ...")] = ()
+    """For datatrove: tasks=N; for slurm also partition=NAME time=LIMIT, for ray address=HOST:PORT, and more."""
     seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0
     """Another seed: another shuffle, other validation documents."""
     skip_bad: bool = False
@@ -53,6 +59,7 @@ class Arguments:
 def main(arguments: Sequence[str]) -> int:
     given = parse(Arguments, arguments, "prepare")
     from overnight.console import Console
+    from overnight.data.engines.executors import split_options
     from overnight.data.inspect import summary
     from overnight.data.prepare import PrepareOptions, prepare
     from overnight.data.sizes import parse_count
@@ -72,6 +79,9 @@ def main(arguments: Sequence[str]) -> int:
         dedup=given.dedup,
         min_chars=None if given.min_chars is None else parse_count(given.min_chars),
         max_chars=None if given.max_chars is None else parse_count(given.max_chars),
+        engine=given.engine,
+        executor=given.executor,
+        executor_options=split_options(given.executor_options),
     )
     with Console() as console:
         try:

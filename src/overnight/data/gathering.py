@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
+from overnight.data.engines import Engine
 from overnight.data.merge import split_position
 from overnight.data.sources import Part
 from overnight.data.spill import Spill
 from overnight.data.tokenizing import Task, Tick, Window, spill_part
-from overnight.data.workers import spills
+
+MARGIN = 1.1  # so many times the tokens that are still missing are made where all parts are begun at once
 
 
 @dataclass
@@ -19,6 +21,8 @@ class Gathering:
 
     task: Task
     parts: Sequence[Part]
+    tokens_per_byte: float
+    """As the plan has it, for as long as no part is done."""
     done: dict[int, Spill] = field(default_factory=dict)
     _leading: int = 0
     """So many parts from the start of the source are done without a gap."""
@@ -30,16 +34,30 @@ class Gathering:
             if (spill := self.task.find(number, part)) is not None:
                 self.done[number] = spill
 
-    def tokenize(self, workers: int, tick: Tick) -> list[Spill]:
+    def tokenize(self, engine: Engine, tick: Tick) -> list[Spill]:
         """Makes what is missing; the spills in source order, within the limit."""
-        todo = [(number, part) for number, part in enumerate(self.parts) if number not in self.done]
-        if not self._enough():
-            with closing(spills(self.task, todo, min(workers, len(todo)), tick)) as finished:
+        while not self._enough():
+            with closing(engine.spills(self.task, self._next(engine.at_once), tick)) as finished:
                 for number, spill in finished:
                     self.done[number] = spill
                     if self._enough():
                         break
         return self._limited()
+
+    def _next(self, at_once: bool) -> list[tuple[int, Part]]:
+        """The parts that are missing; where all of them are begun at once, so many as the limit probably needs."""
+        todo = [(number, part) for number, part in enumerate(self.parts) if number not in self.done]
+        limit = self.task.limit
+        if limit is None or not at_once:
+            return todo
+        done = [(self.parts[number].size, spill.contents.taken) for number, spill in self.done.items()]
+        read, tokens = map(sum, zip(*done, strict=True)) if done else (0, 0)
+        dense = tokens / read if read and tokens else self.tokens_per_byte
+        expected, last = float(self._tokens), self._leading
+        while expected < MARGIN * limit and last < len(self.parts):
+            expected += self.parts[last].size * dense
+            last += 1
+        return [(number, part) for number, part in todo if number <= last]
 
     def split_by_position(self, kept: Sequence[Spill], fraction: float) -> tuple[list[Spill], list[Spill]]:
         """Training and validation of text that keeps its order: the part in which the border falls is cut in two."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ ADDED: Json = {"dedup": False, "min_chars": None, "max_chars": None}  # what fol
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """How text becomes a dataset folder. All but `workers` decide what is in it."""
+    """How text becomes a dataset folder. `workers`, `engine` and `executor` do not decide what is in it."""
 
     tokenizer: str = "gpt2"
     """gpt2, bytes, chars, bpe:SIZE."""
@@ -54,7 +54,13 @@ class PrepareOptions:
     max_chars: int | None = None
     """Leaves out documents with more."""
     workers: int | None = None
-    """Processes; None: one a core."""
+    """Processes, or tasks of a cluster, at the same time; None: one a core, or as many as the cluster runs."""
+    engine: str = "local"
+    """local, or datatrove for a cluster."""
+    executor: str = "local"
+    """For datatrove: local, slurm or ray."""
+    executor_options: Mapping[str, str] = field(default_factory=dict)
+    """For datatrove: see `overnight.data.engines.executors`."""
 
     def __post_init__(self) -> None:
         for name, least in LEAST.items():

@@ -21,6 +21,11 @@ R = TypeVar("R")
 _job: Callable[[Any], Any]  # in a process of a pool: what it was started with
 
 
+def cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def each(job: Callable[[T], R], items: Sequence[T], workers: int) -> Generator[R, None, None]:
     """`job` of each item, as they are finished; in this process for one worker. The job is sent to each process once.
 
@@ -51,14 +56,19 @@ def processes(workers: int, initializer: Callable[..., None], given: tuple[Any, 
         yield pool
         pool.shutdown()
     except BrokenProcessPool:
-        raise UserError(
-            "a worker process died, most likely for lack of memory; the same command with fewer --workers continues"
-        ) from None
+        raise died() from None
     finally:
         # what a worker is doing is of no use now: not waited for
         for process in set(multiprocessing.active_children()) - before:
             process.terminate()
         pool.shutdown(cancel_futures=True)
+
+
+def died() -> UserError:
+    """For a process that ended without a word."""
+    return UserError(
+        "a worker process died, most likely for lack of memory; the same command with fewer --workers continues"
+    )
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from typing import Any
 
 from overnight.data.dataset import NAME, SPLITS, Manifest, fingerprint
 from overnight.data.disk import check, taken
+from overnight.data.engines import Engine, open_engine
 from overnight.data.gathering import Gathering
 from overnight.data.lock import locked
 from overnight.data.merge import LeftOut, Output, Splits, merge_bins, merge_ordered
@@ -26,14 +27,11 @@ from overnight.data.sizes import duration, size
 from overnight.data.sources import Source
 from overnight.data.spill import Spill
 from overnight.data.tokenizing import EXAMPLES, Task
-from overnight.data.workers import cores
 from overnight.errors import UserError
-from overnight.files import PARTIAL, sha256, write_atomic, write_json
+from overnight.files import sha256, write_atomic, write_json
 from overnight.tokenizers import Tokenizer, dtype_for
 
 __all__ = ["PrepareOptions", "prepare"]
-
-SMALL = 4_000_000  # bytes of text below which starting workers takes longer than the work
 
 
 def prepare(
@@ -47,13 +45,15 @@ def prepare(
     out, say = Path(out), progress or Quiet()
     try:
         _check_folder(out)
-        request = Request(source, out, options or PrepareOptions())
+        options = options or PrepareOptions()
+        engine = open_engine(options, say)
+        request = Request(source, out, options)
         manifest = request.complete()
         if manifest is None or (out / WORK).exists():
             with locked(
                 out / WORK / "lock", f"another prepare is writing {out}; wait for it, or choose another folder"
             ):
-                manifest = request.complete() or _made(request, say)
+                manifest = request.complete() or _made(request, engine, say)
                 shutil.rmtree(out / WORK)
         else:
             say.line(f"{out} is complete already, with these settings: nothing to do")
@@ -74,18 +74,15 @@ def _check_folder(out: Path) -> None:
         raise UserError(f"{out} is not empty, and no dataset; choose another folder for --out")
 
 
-def _made(request: Request, say: Progress) -> Manifest:
+def _made(request: Request, engine: Engine, say: Progress) -> Manifest:
     """Makes the dataset, or what is still missing of it, while the folder is locked."""
     started = time.monotonic()
     for note in request.source.notes:
         say.line(note)
-    work = request.out / WORK
-    for leftover in work.glob(PARTIAL + "*"):
-        leftover.unlink()
     remove_shards(request.out)
     plan, tokenizer = planned(request, say)
     dtype = dtype_for(tokenizer.vocab_size)
-    gathering = Gathering(_task(request, plan, tokenizer, dtype.name), request.parts)
+    gathering = Gathering(_task(request, plan, tokenizer, dtype.name), request.parts, plan.tokens_per_byte)
     present = sum(spill.path.stat().st_size for spill in gathering.done.values())
     say.line(check(request.out, plan.disk, present))
     before = [spill.contents for spill in gathering.done.values()]
@@ -95,8 +92,7 @@ def _made(request: Request, say: Progress) -> Manifest:
         request.options.limit_tokens,
         (sum(contents.bytes for contents in before), sum(contents.tokens for contents in before)),
     )
-    workers = request.options.workers or (cores() if request.text_bytes >= SMALL else 1)
-    kept = gathering.tokenize(workers, meter.tick)
+    kept = gathering.tokenize(engine, meter.tick)
     options = request.options
     output = Output(request.out, tokenizer, dtype.name, options.shard_tokens, options.val_tokens, options.dedup)
     tick = meter.writing(sum(spill.contents.tokens for spill in kept)).tick

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -104,7 +105,7 @@ class SpillWriter:
     def __init__(self, path: Path, dtype: str, bits: int, prefix: int, mark: str) -> None:
         self.path, self.bits, self.prefix, self.contents = path, bits, prefix, Contents(mark=mark)
         # workers of a prepare that was killed may still be writing: each process has a name of its own
-        self.aside = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
+        self.aside = path.with_name(f"{PARTIAL}{socket.gethostname()}-{os.getpid()}-{path.name}")
         self.schema = pa.schema(
             [
                 ("key", pa.uint64()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -59,13 +60,20 @@ class Task:
         """Tokens before each document."""
         return 0 if self.tokenizer.end_of_text is None else 1
 
+    @functools.cached_property
+    def plan(self) -> str:
+        """Stands for what a spill depends on besides its part: workers of an earlier plan may still be writing."""
+        of_tokenizer = (self.tokenizer.name, self.tokenizer.to_json())
+        asked = (of_tokenizer, self.dtype, self.seed, self.bits, self.by_position, self.cleaning)
+        return hashlib.sha256(repr(asked).encode()).hexdigest()
+
     def path(self, index: int, suffix: str = "") -> Path:
         """Where the spill of part number `index` lies."""
         return self.work / f"part-{index:07d}{suffix}.arrow"
 
     def find(self, index: int, part: Part, window: Window = WHOLE, suffix: str = "") -> Spill | None:
         """The spill of a window of a part, where it is there already."""
-        return Spill.find(self.path(index, suffix), _mark(part, window))
+        return Spill.find(self.path(index, suffix), _mark(self, part, window))
 
 
 def text_key(data: bytes, seed: int) -> tuple[int, int]:
@@ -90,7 +98,7 @@ def readable(found: Iterable[Document | Bad], skip_bad: bool, contents: Contents
 def spill_part(task: Task, index: int, part: Part, tick: Tick, window: Window = WHOLE, suffix: str = "") -> Spill:
     """Tokenizes a part, or a window of it, and writes its spill; UserError where something in it is bad."""
     limit = task.limit if window.tokens is None else window.tokens
-    writer = SpillWriter(task.path(index, suffix), task.dtype, task.bits, task.prefix, _mark(part, window))
+    writer = SpillWriter(task.path(index, suffix), task.dtype, task.bits, task.prefix, _mark(task, part, window))
     found = readable(task.source.read(part), task.skip_bad, writer.contents)
     found = _clipped(_cleaned(task, index, found, writer, limit), window)
     reported, texts, tokens = time.monotonic(), 0, 0
@@ -135,8 +143,8 @@ def _cleaned(task: Task, index: int, found: Iterable[Read], writer: SpillWriter,
                 return
 
 
-def _mark(part: Part, window: Window) -> str:
-    return hashlib.sha256(repr((part, window)).encode()).hexdigest()
+def _mark(task: Task, part: Part, window: Window) -> str:
+    return hashlib.sha256(repr((task.plan, part, window)).encode()).hexdigest()
 
 
 def _clipped(found: Iterable[Read], window: Window) -> Iterator[Read]:

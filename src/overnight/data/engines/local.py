@@ -1,35 +1,47 @@
-"""Runs parts in this process or over several, and gives their spills as they are finished."""
+"""Parts in this process or over several on this machine."""
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from overnight.data.pool import follow_parent, main_hidden, processes
+from overnight.data.engines import sweep
+from overnight.data.pool import cores, follow_parent, main_hidden, processes
 from overnight.data.sources import Part
 from overnight.data.spill import Spill
 from overnight.data.tokenizing import Task, Tick, spill_part
 
+if TYPE_CHECKING:
+    from overnight.data.meter import Progress
+    from overnight.data.plan import PrepareOptions
+
+SMALL = 4_000_000  # bytes of text below which starting workers takes longer than the work
 POLL = 0.2  # seconds between two looks at the workers' counters
 _worker: tuple[Task, Tick]  # in a worker process: what it was started with
 
 
-def cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+class LocalEngine:
+    """Starts the parts in the order given, as many at a time as there are workers."""
+
+    at_once = False
+
+    def __init__(self, options: PrepareOptions, say: Progress) -> None:
+        self.workers = options.workers
+
+    def spills(
+        self, task: Task, parts: Sequence[tuple[int, Part]], tick: Tick
+    ) -> Generator[tuple[int, Spill], None, None]:
+        sweep(task)
+        few = sum(part.size for _, part in parts) < SMALL
+        yield from _spills(task, parts, min(self.workers or (1 if few else cores()), len(parts)), tick)
 
 
-def spills(
+def _spills(
     task: Task, parts: Sequence[tuple[int, Part]], workers: int, tick: Tick
 ) -> Generator[tuple[int, Spill], None, None]:
-    """The spill of each numbered part, in the order in which they are finished; started in the order given.
-
-    Closing the iterator ends the workers. `tick` is called in this process.
-    """
     if workers <= 1 or len(parts) <= 1:
         for index, part in parts:
             yield index, spill_part(task, index, part, tick)
