@@ -10,6 +10,7 @@ import sys
 from typing import NoReturn
 
 from overnight.data.engines.submission import LAG, Pulse, Submission
+from overnight.data.pool import died
 from overnight.errors import UserError
 
 ENDING = 20.0  # seconds that it has to end
@@ -37,7 +38,7 @@ class Driver:
     def running(self) -> bool:
         if self.pulse.lost():
             self.submission.raise_failure()
-            raise _died()
+            raise died()
         return self.process.poll() is None
 
     def lag(self) -> float:
@@ -45,7 +46,7 @@ class Driver:
 
     def explain(self, missing: int) -> NoReturn:
         if self.process.returncode < 0:
-            raise _died()
+            raise died()
         why = self._last_line() if self.process.returncode else f"{missing} parts are missing"
         raise UserError(f"datatrove stopped: {why}; its log: {self.log}")
 
@@ -82,9 +83,3 @@ class Driver:
 
     def _last_line(self) -> str:
         return (self._lines() or ["it said nothing"])[-1].strip()
-
-
-def _died() -> UserError:
-    return UserError(
-        "a worker process died, most likely for lack of memory; the same command with fewer --workers continues"
-    )

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 from overnight.data.engines import slurm, sweep
 from overnight.data.engines.child import Driver
 from overnight.data.engines.executors import Slurm, parse
-from overnight.data.engines.local import cores
 from overnight.data.engines.submission import Numbered, Spec, Submission, grouped
+from overnight.data.pool import cores
 from overnight.data.spill import Spill
 from overnight.data.tokenizing import Task, Tick
 from overnight.errors import UserError

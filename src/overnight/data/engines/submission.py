@@ -96,6 +96,7 @@ class Submission:
         """In a task: gives signs of life, and notes why it failed."""
         ended = threading.Event()
         sign = self.folder / "running" / f"{rank:05d}"
+        _sign(sign)  # before anything can end us
         beating = threading.Thread(target=_beat, args=(sign, ended), daemon=True)
         beating.start()
         try:
@@ -132,11 +133,14 @@ def _noted(error: Exception) -> dict[str, Any]:
 
 
 def _beat(sign: Path, ended: threading.Event) -> None:
+    while not ended.wait(BEAT):
+        _sign(sign)
+
+
+def _sign(path: Path) -> None:
     """The time stands in it only so that each sign differs from the one before."""
-    while not ended.is_set():
-        with contextlib.suppress(OSError):
-            sign.write_text(f"{socket.gethostname()} {os.getpid()} {time.time()}")
-        ended.wait(BEAT)
+    with contextlib.suppress(OSError):
+        path.write_text(f"{socket.gethostname()} {os.getpid()} {time.time()}")
 
 
 class Pulse:
