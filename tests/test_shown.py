@@ -18,7 +18,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 def commands(page: Path) -> list[list[str]]:
     """The `overnight` commands in the indented blocks of a page."""
-    found = re.findall(r"^    (?:\$ )?(overnight .*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    text = re.sub(r"\\\n\s*", "", page.read_text(encoding="utf-8"))  # a command may go on in the next line
+    found = re.findall(r"^    (?:\$ )?(overnight .*)$", text, re.MULTILINE)
     return [shlex.split(line.split("#")[0])[1:] for line in found]
 
 

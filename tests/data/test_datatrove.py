@@ -18,6 +18,7 @@ from corpora import ListSource, contents, environment, texts, write_jsonl, write
 from hypothesis import given
 from hypothesis import strategies as st
 
+from overnight.data import survey
 from overnight.data.engines import executors, submission
 from overnight.data.engines.submission import Pulse, Submission, grouped
 from overnight.data.prepare import PrepareOptions, prepare
@@ -80,14 +81,20 @@ class Waves(ListSource):
         yield from super().read(part)
 
 
-def test_a_limit_leaves_the_rest_unread_and_waves_go_on_until_it_is_reached(tmp_path: Path) -> None:
-    dense, sparse = "x=1;" * 600, "the " * 600  # the beginning has many more tokens a byte than what follows
-    source = Waves([dense + str(n) for n in range(12)] + [sparse + str(n) for n in range(100)], tmp_path / "notes")
-    mine = os.getpid()
-    both(source, tmp_path, limit_tokens=30_000, workers=2)
-    read = {int(path.name.split("-")[0]) for path in source.noted.iterdir() if not path.name.endswith(f"-{mine}")}
-    assert 20 < len(read) < 80 and read == set(range(len(read)))
-    # the last wave stands between what the beginning promised and the end
+def test_a_limit_leaves_the_rest_unread_and_waves_go_on_until_it_is_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense, sparse = "x=1;" * 500, "the " * 500  # what is measured at the beginning promises too much
+    source = Waves([dense + str(n) for n in range(12)] + [sparse + str(n) for n in range(60)], tmp_path / "notes")
+    monkeypatch.setattr(survey, "SAMPLE", 20_000)
+    waves, write = [], Submission.write
+    monkeypatch.setattr(Submission, "write", lambda *arguments: waves.append(arguments) or write(*arguments))
+    options = {"limit_tokens": 33_000, "workers": 1}
+    both(source, tmp_path, **options)
+    elsewhere = [path.name for path in source.noted.iterdir() if not path.name.endswith(f"-{os.getpid()}")]
+    read = {int(name.partition("-")[0]) for name in elsewhere}
+    assert len(waves) > 1
+    assert 30 < len(read) < 60 and read == set(range(len(read)))
 
 
 def test_a_source_in_a_users_module_and_a_script_without_a_guard(tmp_path: Path) -> None:

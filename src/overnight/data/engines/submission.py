@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
+from itertools import accumulate, groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -198,12 +198,13 @@ def grouped(parts: Sequence[Numbered], tasks: int | None, workers: int) -> list[
             runs.append([(number, part)])
     if len(runs) < (tasks or workers):
         runs = [[numbered] for numbered in parts]
-    most = min(tasks or MOST_TASKS, len(runs))
-    sizes = [sum(part.size for _, part in run) + 1 for run in runs]
-    place, total = 0.0, sum(sizes)
-    places = []
-    for size in sizes:
-        places.append(int((place + size / 2) * most / total))  # where its middle lies
-        place += size
-    numbered_runs = groupby(zip(places, runs, strict=True), key=lambda pair: pair[0])
-    return [[numbered for _, run in together for numbered in run] for _, together in numbered_runs]
+    most = tasks or MOST_TASKS
+    if len(runs) <= most:
+        return runs
+    ends = list(accumulate(sum(part.size for _, part in run) + 1 for run in runs))
+    middles = [(end + before) / 2 for before, end in pairwise([0, *ends])]
+    placed = zip((int(middle * most / ends[-1]) for middle in middles), runs, strict=True)
+    return [
+        [numbered for _, run in together for numbered in run]
+        for _, together in groupby(placed, key=lambda pair: pair[0])
+    ]
