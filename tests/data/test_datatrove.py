@@ -18,7 +18,6 @@ from corpora import ListSource, contents, environment, texts, write_jsonl, write
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overnight.data import survey
 from overnight.data.engines import executors, submission
 from overnight.data.engines.submission import Pulse, Submission, grouped
 from overnight.data.prepare import PrepareOptions, prepare
@@ -84,12 +83,11 @@ class Waves(ListSource):
 def test_a_limit_leaves_the_rest_unread_and_waves_go_on_until_it_is_reached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dense, sparse = "x=1;" * 500, "the " * 500  # what is measured at the beginning promises too much
-    source = Waves([dense + str(n) for n in range(12)] + [sparse + str(n) for n in range(60)], tmp_path / "notes")
-    monkeypatch.setattr(survey, "SAMPLE", 20_000)
+    sparse, dense = "the " * 500, "x=1;" * 500  # all together promise more than the beginning holds
+    source = Waves([sparse + str(n) for n in range(60)] + [dense + str(n) for n in range(12)], tmp_path / "notes")
     waves, write = [], Submission.write
     monkeypatch.setattr(Submission, "write", lambda *arguments: waves.append(arguments) or write(*arguments))
-    options = {"limit_tokens": 33_000, "workers": 1}
+    options = {"limit_tokens": 20_000, "workers": 1}
     both(source, tmp_path, **options)
     elsewhere = [path.name for path in source.noted.iterdir() if not path.name.endswith(f"-{os.getpid()}")]
     read = {int(name.partition("-")[0]) for name in elsewhere}

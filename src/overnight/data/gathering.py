@@ -21,8 +21,8 @@ class Gathering:
 
     task: Task
     parts: Sequence[Part]
-    tokens_per_byte: float
-    """As the plan has it, for as long as no part is done."""
+    expected: int
+    """Tokens of the whole source, as the plan has them."""
     done: dict[int, Spill] = field(default_factory=dict)
     _leading: int = 0
     """So many parts from the start of the source are done without a gap."""
@@ -52,7 +52,9 @@ class Gathering:
             return todo
         done = [(self.parts[number].size, spill.contents.taken) for number, spill in self.done.items()]
         read, tokens = map(sum, zip(*done, strict=True)) if done else (0, 0)
-        dense = tokens / read if read and tokens else self.tokens_per_byte
+        if not tokens:
+            read, tokens = sum(part.size for part in self.parts), self.expected
+        dense = tokens / max(1, read)
         expected, last = float(self._tokens), self._leading
         while expected < MARGIN * limit and last < len(self.parts):
             expected += self.parts[last].size * dense

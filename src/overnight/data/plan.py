@@ -87,6 +87,8 @@ class Plan:
     bits: int
     disk: int
     """Bytes that it is going to take at its peak, estimated."""
+    tokens: int
+    """Of the whole source, estimated."""
     left_out: list[Range] = field(default_factory=list)
     """By position: the pieces that are not taken."""
 

@@ -87,12 +87,12 @@ def planned(request: Request, say: Progress) -> tuple[Plan, Tokenizer]:
         if finished:
             say.line("the source has changed: looking at it anew")
     seen, tokenizer = _surveyed(request, say)
-    plan = Plan(request.settings, request.described, parts, seen.by_position, 0, 0, seen.left_out)
+    plan = Plan(request.settings, request.described, parts, seen.by_position, 0, 0, 0, seen.left_out)
     itemsize = dtype_for(tokenizer.vocab_size).itemsize
     expected = estimate(request.source, request.parts, tokenizer, plan.cleaning)
     bits = 0 if seen.by_position else bin_bits(expected.tokens * itemsize)
     disk = needed(expected, request.settings, seen.by_position, bits, len(request.parts), itemsize)
-    plan = replace(plan, bits=bits, disk=disk)
+    plan = replace(plan, bits=bits, disk=disk, tokens=int(expected.tokens))
     content = tokenizer.to_json()
     same = old is not None and (old.by_position, old.bits, old.left_out) == (plan.by_position, bits, plan.left_out)
     before = file.read_text(encoding="utf-8") if file.exists() else None

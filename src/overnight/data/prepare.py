@@ -82,7 +82,7 @@ def _made(request: Request, engine: Engine, say: Progress) -> Manifest:
     remove_shards(request.out)
     plan, tokenizer = planned(request, say)
     dtype = dtype_for(tokenizer.vocab_size)
-    gathering = Gathering(_task(request, plan, tokenizer, dtype.name), request.parts, plan.tokens_per_byte)
+    gathering = Gathering(_task(request, plan, tokenizer, dtype.name), request.parts, plan.tokens)
     present = sum(spill.path.stat().st_size for spill in gathering.done.values())
     say.line(check(request.out, plan.disk, present))
     before = [spill.contents for spill in gathering.done.values()]
