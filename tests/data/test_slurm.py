@@ -160,6 +160,11 @@ def test_jobs_of_an_earlier_state_of_the_source(cluster: Path, tmp_path: Path) -
     assert contents(tmp_path / "out") == contents(tmp_path / "expected")
 
 
+def test_a_space_in_the_path(cluster: Path, source: ListSource, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has a space in its path"):
+        on_slurm(source, tmp_path / "my data")
+
+
 def test_no_slurm_here(source: ListSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="there is no sbatch on this machine"):

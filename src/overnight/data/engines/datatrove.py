@@ -100,6 +100,10 @@ class DatatroveEngine:
         return None
 
     def _started(self, task: Task, parts: Sequence[Numbered]) -> tuple[Submission, Running]:
+        if self.executor == "slurm" and len(str(task.work).split()) > 1:
+            raise UserError(
+                f"{task.work} has a space in its path, which datatrove's Slurm scripts cannot have; move it"
+            )
         groups = grouped(parts, self.options.tasks, self.workers or 1)
         name = f"overnight-{secrets.token_hex(4)}"
         spec = Spec(self.executor, asdict(self.options), len(groups), self.workers, name)

@@ -13,6 +13,7 @@ from overnight.data.pool import cores, follow_parent, main_hidden, processes
 from overnight.data.sources import Part
 from overnight.data.spill import Spill
 from overnight.data.tokenizing import Task, Tick, spill_part
+from overnight.errors import UserError
 
 if TYPE_CHECKING:
     from overnight.data.meter import Progress
@@ -30,6 +31,8 @@ class LocalEngine:
 
     def __init__(self, options: PrepareOptions, say: Progress) -> None:
         self.workers = options.workers
+        if options.executor != "local" or options.executor_options:
+            raise UserError("--executor and --executor-options are for --engine datatrove; add it, or leave them out")
 
     def spills(
         self, task: Task, parts: Sequence[tuple[int, Part]], tick: Tick
