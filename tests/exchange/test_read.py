@@ -123,6 +123,20 @@ def test_nanogpt(bias, prefix, tmp_path):
     assert sources.read(str(tmp_path)).where == str(tmp_path / "ckpt.pt")
 
 
+def test_the_characters_of_a_nanogpt_dataset_are_found(tmp_path):
+    characters = "\n !abc"
+    meta = {"vocab_size": 6, "itos": dict(enumerate(characters)), "stoi": {c: i for i, c in enumerate(characters)}}
+    (tmp_path / "data" / "letters").mkdir(parents=True)
+    (tmp_path / "out").mkdir()
+    plain_pickle(meta, tmp_path / "data" / "letters" / "meta.pkl")
+    gpt = random_gpt(vocab_size=6)
+    path = nanogpt_checkpoint(gpt, tmp_path / "out" / "ckpt.pt", config={"dataset": "letters"})
+    tokenizer = sources.read(str(path)).tokenizer
+    assert tokenizer is not None and tokenizer.encode("cab!").tolist() == [5, 3, 4, 2]
+    nanogpt_checkpoint(gpt, tmp_path / "out" / "ckpt.pt", config={"dataset": "../data/letters"})
+    assert sources.read(str(path)).tokenizer is None
+
+
 def test_padding_that_was_trained_stays(tmp_path):
     gpt = random_gpt(vocab_size=50304, n_embd=8)
     read = sources.read(str(nanogpt_checkpoint(gpt, tmp_path / "ckpt.pt")))

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from overnight.data.foreign.meta import NAME, read_meta
 from overnight.errors import UserError
 from overnight.exchange.names import our_names, shape_of
 from overnight.exchange.safe_torch import load
@@ -14,7 +15,7 @@ from overnight.pretrained import Pretrained
 from overnight.tokenizers import Tokenizer
 from overnight.tokenizers.gpt2 import GPT2Tokenizer
 
-GPT2_IDS = 50_257
+GPT2_IDS, ROUNDED_UP = 50_257, 50_304
 
 
 def read(path: Path) -> Pretrained:
@@ -42,7 +43,14 @@ def read(path: Path) -> Pretrained:
 
 
 def _tokenizer(path: Path, content: dict[str, Any], rows: int) -> Tokenizer | None:
-    """GPT-2's for a vocabulary of its size, padded or not; characters where the dataset's meta.pkl is found."""
-    if rows in (GPT2_IDS, 50_304):
-        return GPT2Tokenizer()
-    return None
+    """That of the dataset's meta.pkl, beside the checkpoint or where nanoGPT keeps it; GPT-2's for as many ids, also
+    rounded up."""
+    dataset = content["config"].get("dataset") if isinstance(content.get("config"), dict) else None
+    folders = [path.parent]
+    if isinstance(dataset, str) and dataset == Path(dataset).name:
+        folders.append(path.resolve().parent.parent / "data" / dataset)
+    for folder in folders:
+        if (folder / NAME).is_file():
+            found = read_meta(folder / NAME)
+            return found if found.vocab_size <= rows else None
+    return GPT2Tokenizer() if rows in (GPT2_IDS, ROUNDED_UP) else None
