@@ -6,6 +6,7 @@ import json
 import random
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def measured(source: Any, out: Path, monkeypatch: pytest.MonkeyPatch, **options:
     monkeypatch.setattr(module.shutil, "rmtree", before)
     plans = []
     told = module.check
-    monkeypatch.setattr(module, "check", lambda out, needed, there: plans.append(needed) or told(out, needed, there))
+    monkeypatch.setattr(module, "check", lambda out, needed, *there: plans.append(needed) or told(out, needed, *there))
     prepare(source, out, PrepareOptions(workers=1, **options), Log())
     return plans[0], seen[0], lines
 
@@ -111,6 +112,9 @@ def test_what_is_elsewhere_is_not_fetched_to_be_looked_at(local: bool) -> None:
 
     source = Elsewhere(texts(400), per_part=1)
     source.local = local
-    estimate(source, source.parts(), GPT2Tokenizer(), Cleaning())
-    assert len(read) == (PARTS if local else 1) and 0 in read
+    parts = [
+        Part((replace(part.spans[0], file=f"{number // 4}.txt"),)) for number, part in enumerate(source.parts())
+    ]  # four of each file
+    estimate(source, parts, GPT2Tokenizer(), Cleaning())
+    assert len(read) == (PARTS if local else 4) and 0 in read
     assert not local or max(read) > 350

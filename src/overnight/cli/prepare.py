@@ -18,7 +18,8 @@ class Arguments:
     """Text into a dataset folder that `overnight train` reads. The same command goes on where it was interrupted."""
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
-    """stdlib, shakespeare, files, or an import path my_package.my_module:MySource."""
+    """stdlib, shakespeare, files; fineweb-edu, fineweb, openwebtext, hub:OWNER/NAME, which are fetched from the
+    Hugging Face hub; or an import path my_package.my_module:MySource."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """The dataset folder to write."""
     paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[PATH ...]")] = ()
@@ -52,6 +53,16 @@ class Arguments:
     """Leave out documents with fewer characters."""
     max_chars: Annotated[str | None, tyro.conf.arg(metavar="N")] = None
     """Leave out documents with more characters."""
+    val: Annotated[str | None, tyro.conf.arg(metavar="RULE")] = None
+    """nanogpt: validation is nanoGPT's own documents; the source has to be parquet. Default: a hash decides."""
+    config: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """From the hub: the configuration. Default for fineweb-edu and fineweb: sample-10BT."""
+    split: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """From the hub: the split. Default: train."""
+    revision: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """From the hub: a branch, tag or commit. Default: the main branch as it is at the start."""
+    keep_raw: bool = False
+    """From the hub: keep the downloaded files, in DIR/raw."""
     text_field: Annotated[str, tyro.conf.arg(metavar="NAME")] = "text"
     """The column or field with the text, in .parquet and .jsonl."""
 
@@ -79,15 +90,23 @@ def main(arguments: Sequence[str]) -> int:
         dedup=given.dedup,
         min_chars=None if given.min_chars is None else parse_count(given.min_chars),
         max_chars=None if given.max_chars is None else parse_count(given.max_chars),
+        val=given.val,
+        keep_raw=given.keep_raw,
         engine=given.engine,
         executor=given.executor,
         executor_options=split_options(given.executor_options),
     )
     with Console() as console:
         try:
-            manifest = prepare(
-                open_source(given.source, given.paths, text_field=given.text_field), given.out, options, console
+            source = open_source(
+                given.source,
+                given.paths,
+                text_field=given.text_field,
+                config=given.config,
+                split=given.split,
+                revision=given.revision,
             )
+            manifest = prepare(source, given.out, options, console)
         except KeyboardInterrupt:
             console.line("interrupted; the same command goes on from here")
             return 130

@@ -6,6 +6,7 @@ import random
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,15 +44,21 @@ class Estimate:
 
 
 def estimate(source: Source, parts: Sequence[Part], tokenizer: Tokenizer, cleaning: Cleaning) -> Estimate:
-    """From parts all over the source; of one that does not lie on this machine (`local` is False), from its first."""
+    """From parts all over the source; of one that is not `local` to this machine, from those of its first file."""
     found, weight, read = Estimate(), 0, 0
-    for count, index in enumerate(_chosen(len(parts), PARTS if getattr(source, "local", True) else 1), 1):
+    here = len(parts) if getattr(source, "local", True) else _in_first_file(parts)
+    for count, index in enumerate(_chosen(here, PARTS), 1):
         seen, taken = _looked_at(source, index, parts[index], tokenizer, cleaning)
         found = Estimate(*(getattr(found, name) + getattr(seen, name) for name in ("documents", "tokens", "names")))
         weight, read = weight + parts[index].size, read + taken
         if read >= ENOUGH and count >= LEAST:
             break
     return found.scaled(sum(part.size for part in parts) / max(1, weight))
+
+
+def _in_first_file(parts: Sequence[Part]) -> int:
+    """So many parts, from the first on, begin in the same file."""
+    return sum(1 for _ in takewhile(lambda part: part.spans[0].file == parts[0].spans[0].file, parts))
 
 
 def _chosen(count: int, most: int) -> list[int]:
@@ -105,15 +112,26 @@ def needed(found: Estimate, settings: dict[str, Any], by_position: bool, bits: i
     return int(spilled * (1 + again / read) + BATCH * batches + PART * read + shards)
 
 
-def check(out: Path, needed: int, present: int) -> str:
-    """A line on the disk space that is needed, of which `present` bytes are there; UserError where there is less."""
-    more, free = max(0, needed - present), shutil.disk_usage(out).free
-    if more > free:
+def check(out: Path, needed: int, present: int, downloads: int = 0) -> str:
+    """A line on the disk space that is needed, of which `present` bytes are there; UserError where there is less.
+
+    So many bytes of downloads lie there at a time, beside what is `needed`.
+    """
+    more = max(0, needed - present)
+    free = check_free(out, more + downloads)
+    told = f"disk: about {size(more)} is needed until it is done, half of it afterwards; "
+    return told + (f"{size(downloads)} more for downloads; " if downloads else "") + f"{size(free)} is free"
+
+
+def check_free(out: Path, needed: int) -> int:
+    """The bytes of disk that are free; UserError where they are fewer than `needed`."""
+    free = shutil.disk_usage(out).free
+    if needed > free:
         raise UserError(
-            f"{out}: about {size(more)} of disk is needed and {size(free)} is free; "
+            f"{out}: about {size(needed)} of disk is needed and {size(free)} is free; "
             "make room, or take less with --limit-tokens"
         )
-    return f"disk: about {size(more)} is needed until it is done, half of it afterwards; {size(free)} is free"
+    return free
 
 
 def taken(folder: Path) -> int:

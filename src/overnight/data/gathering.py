@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 
 from overnight.data.engines import Engine
+from overnight.data.fetching import Fetching, Local
 from overnight.data.merge import split_position
 from overnight.data.sources import Part
 from overnight.data.spill import Spill
@@ -34,14 +35,17 @@ class Gathering:
             if (spill := self.task.find(number, part)) is not None:
                 self.done[number] = spill
 
-    def tokenize(self, engine: Engine, tick: Tick) -> list[Spill]:
-        """Makes what is missing; the spills in source order, within the limit."""
-        while not self._enough():
-            with closing(engine.spills(self.task, self._next(engine.at_once), tick)) as finished:
-                for number, spill in finished:
-                    self.done[number] = spill
-                    if self._enough():
-                        break
+    def tokenize(self, engine: Engine, tick: Tick, supply: Fetching | Local | None = None) -> list[Spill]:
+        """Makes what is missing, as `supply` brings it; the spills in source order, within the limit."""
+        with supply or Local() as supplied:
+            while not self._enough():
+                todo = self._next(engine.at_once)
+                with closing(engine.spills(self.task, todo, tick, supplied.ready)) as finished:
+                    for number, spill in finished:
+                        self.done[number] = spill
+                        supplied.spilled(number, spill)
+                        if self._enough():
+                            break
         return self._limited()
 
     def _next(self, at_once: bool) -> list[tuple[int, Part]]:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from overnight.errors import UserError
 
+POLL = 0.1  # seconds between two looks at a lock
+
 
 @contextmanager
-def locked(path: Path, busy: str) -> Iterator[None]:
-    """Holds the lock file `path`, whose folder is made if needed; UserError(busy) where another process holds it.
+def locked(path: Path, busy: str | None) -> Iterator[None]:
+    """Holds the lock file `path`, whose folder is made if needed.
+
+    Where another process holds it: UserError(busy), or with None, waits until it is free.
 
     The operating system frees it when the process dies, however it dies.
     """
@@ -23,8 +28,10 @@ def locked(path: Path, busy: str) -> Iterator[None]:
         except FileNotFoundError:
             continue  # who finished just now removed the folder
         try:
-            if not _acquire(handle):
-                raise UserError(busy)
+            while not _acquire(handle):
+                if busy is not None:
+                    raise UserError(busy)
+                time.sleep(POLL)
             if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
                 yield
                 return

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from overnight.data.cleaning import Cleaning, Range
+from overnight.data.heldout import NANOGPT, NANOGPT_FRACTION, NANOGPT_RULE
 from overnight.data.sources import Part, Source
 from overnight.errors import UserError
 from overnight.files import write_json
@@ -26,6 +27,8 @@ POSITION_RULE = (
     "validation, and both splits are in the source's order"
 )
 LEAST = {"shard_tokens": 1, "val_tokens": 1, "limit_tokens": 2, "min_chars": 0, "max_chars": 1, "workers": 1}
+OTHER_DOCUMENTS = ("val_fraction", "limit_tokens", "dedup", "min_chars", "max_chars")
+"""Options with which nanoGPT's validation would not be nanoGPT's."""
 Json = dict[str, Any]
 ADDED: Json = {"dedup": False, "min_chars": None, "max_chars": None}  # what folders without these were made with
 
@@ -61,12 +64,22 @@ class PrepareOptions:
     """For datatrove: local, slurm or ray."""
     executor_options: Mapping[str, str] = field(default_factory=dict)
     """For datatrove: see `overnight.data.engines.executors`."""
+    val: str | None = None
+    """Which documents are validation: None, by the hash; 'nanogpt', those that nanoGPT takes."""
+    keep_raw: bool = False
+    """Keeps what is downloaded, in the folder raw of the dataset."""
 
     def __post_init__(self) -> None:
         for name, least in LEAST.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"--{name.replace('_', '-')} is {value}: it must be {least} or more")
+        if self.val not in (None, NANOGPT):
+            raise UserError(f"--val is '{self.val}': there is only {NANOGPT}; without --val, a hash decides")
+        others = [name for name in OTHER_DOCUMENTS if getattr(self, name) not in (None, False)]
+        if self.val == NANOGPT and others:
+            other = others[0].replace("_", "-")
+            raise UserError(f"--val {NANOGPT} is for all documents of the source: it does not go with --{other}")
         if self.val_fraction is not None and not 0 < self.val_fraction < 1:
             raise UserError(f"--val-fraction is {self.val_fraction}: it must be between 0 and 1, as 0.1 for a tenth")
         if self.min_chars is not None and self.max_chars is not None and self.min_chars > self.max_chars:
@@ -119,15 +132,19 @@ class Plan:
 
     def full_settings(self) -> Json:
         """The manifest's settings: those asked for, and the rule by which the splits were made."""
-        split = "position" if self.by_position else "hash"
-        return {**self.settings, "split": split, "split_rule": POSITION_RULE if self.by_position else HASH_RULE}
+        if self.settings["val"] == NANOGPT:
+            rule = ("nanogpt", NANOGPT_RULE)
+        else:
+            rule = ("position", POSITION_RULE) if self.by_position else ("hash", HASH_RULE)
+        return {**self.settings, "split": rule[0], "split_rule": rule[1]}
 
 
 def requested(source: Source, parts: Sequence[Part], options: PrepareOptions) -> Json:
     """The settings as they go into the manifest, with the defaults filled in."""
-    fraction = options.val_fraction
+    fraction = NANOGPT_FRACTION if options.val == NANOGPT else options.val_fraction
     return {
         "tokenizer": options.tokenizer,
+        "val": options.val,
         "seed": options.seed,
         "shard_tokens": options.shard_tokens,
         "val_fraction": default_fraction(sum(part.size for part in parts)) if fraction is None else fraction,

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from overnight.data.cleaning import Cleaning, Judged, Piece, judge
 from overnight.data.dataset import NAME, Manifest
 from overnight.data.disk import estimate, needed
+from overnight.data.heldout import HeldOut, nanogpt_rows
+from overnight.data.merge import hash_threshold
 from overnight.data.meter import Progress
 from overnight.data.plan import Plan, PrepareOptions, bin_bits, differences, parts_hash, requested
-from overnight.data.sources import Part, Source
-from overnight.data.survey import Survey, read_all, survey, training_texts, within
+from overnight.data.sizes import size
+from overnight.data.sources import Counted, Part, RemoteSource, Source
+from overnight.data.survey import TRAINING, Survey, read_all, survey, training_texts, within
 from overnight.errors import UserError
 from overnight.files import write_atomic
 from overnight.tokenizers import Tokenizer, dtype_for, load, needs_texts, train
 
 WORK = ".work"
+ALL_OF_IT = 4 * 10**9  # bytes of a remote source that are fetched to learn its characters, and no more
 
 
 @dataclass
@@ -32,13 +36,43 @@ class Request:
     advice = "delete it, or choose another folder for --out"
 
     def __post_init__(self) -> None:
+        if isinstance(self.source, RemoteSource):
+            self.source.attach(self.out, self.options.keep_raw)
         self.parts: list[Part] = self.source.parts()
         self.settings = requested(self.source, self.parts, self.options)
         self.described = self.source.describe()
 
     @property
     def text_bytes(self) -> int:
-        return sum(part.size for part in self.parts)
+        """Bytes of text, as far as they are known."""
+        ratio = self.source.text_per_byte() if isinstance(self.source, RemoteSource) else 1.0
+        return int(sum(part.size for part in self.parts) * ratio)
+
+    @cached_property
+    def held_out(self) -> HeldOut | None:
+        """The rows that are validation, where it is not the hash that decides."""
+        if self.options.val is None:
+            return None
+        if not isinstance(self.source, Counted):
+            raise UserError(
+                f"--val {self.options.val} counts rows, which the source '{self.described['name']}' cannot; "
+                "leave it out, or take parquet files"
+            )
+        return nanogpt_rows(self.source.rows(), hash_threshold(self.settings["val_fraction"]))
+
+    def sampled(self) -> list[Part]:
+        """The parts from which a tokenizer's training text is drawn: of a remote source, those of the first files."""
+        if not isinstance(self.source, RemoteSource):
+            return self.parts
+        chosen, room = [], 4 * TRAINING  # bytes: characters have several, and one part in n is all that is read
+        files: set[str] = set()
+        for part in self.parts:
+            if room <= 0 and not files & {span.file for span in part.spans}:
+                break
+            chosen.append(part)
+            files |= {span.file for span in part.spans}
+            room -= part.size
+        return chosen
 
     @property
     def cleaning(self) -> Cleaning:
@@ -63,8 +97,10 @@ class Request:
             raise UserError(f"{self.out} was made from '{source.get('name')}'; {self.advice}")
         if found := differences(self.settings, settings):
             raise UserError(f"{self.out} was made with other settings ({found}); {self.advice}")
-        if any(source.get(name) != value for name, value in self.described.items()):
-            raise UserError(f"{self.out} was made from another state of the source; {self.advice}")
+        if other := [name for name, value in self.described.items() if source.get(name) != value]:
+            raise UserError(
+                f"{self.out} was made from another state of the source (other {', '.join(other)}); {self.advice}"
+            )
 
 
 def planned(request: Request, say: Progress) -> tuple[Plan, Tokenizer]:
@@ -122,8 +158,16 @@ def _kept_settings(plan: Plan, request: Request) -> dict[str, Any]:
 def _surveyed(request: Request, say: Progress) -> tuple[Survey, Tokenizer]:
     """Whether the split is by hash or by position, and the tokenizer, trained where it has to be."""
     options, fraction, seed = request.options, request.settings["val_fraction"], request.settings["seed"]
-    training, cleaning = needs_texts(options.tokenizer), request.cleaning
-    found = survey(request.documents(), fraction, seed, cleaning)
+    training, cleaning, held_out = needs_texts(options.tokenizer), request.cleaning, request.held_out
+    if options.tokenizer == "chars" and isinstance(request.source, RemoteSource) and request.text_bytes > ALL_OF_IT:
+        raise UserError(
+            f"--tokenizer chars has to read the whole source first, which is {size(request.text_bytes)} to fetch; "
+            f"above {size(ALL_OF_IT)} take another tokenizer, such as bpe:8192"
+        )
+    if held_out is None:
+        found = survey(request.documents(), fraction, seed, cleaning)
+    else:  # a look for the density of tokens alone: the rows decide, never the position
+        found = replace(survey(request.documents(), 0.5, seed, cleaning), by_position=False)
     if found.by_position and cleaning.wanted:
         cleaning = _judged(found, judge(request.documents(), cleaning), cleaning)
     if training:
@@ -132,7 +176,8 @@ def _surveyed(request: Request, say: Progress) -> tuple[Survey, Tokenizer]:
     if options.tokenizer == "chars":  # has to know every character, held out or not
         texts = (piece.document.text for piece in cleaning.kept(request.documents()))
     else:
-        texts = training_texts(request.source, request.parts, options.skip_bad, found, fraction, seed, cleaning)
+        parts, skip_bad = request.sampled(), options.skip_bad
+        texts = training_texts(request.source, parts, skip_bad, found, fraction, seed, cleaning, held_out)
     one = found.by_position and found.documents == 1
     tokenizer = train(options.tokenizer, texts if training else (), end_of_text=not one)
     if options.limit_tokens is not None and not found.by_position:

@@ -14,17 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from overnight.data.dataset import NAME, SPLITS, Manifest, fingerprint
-from overnight.data.disk import check, taken
+from overnight.data.disk import check, check_free, taken
 from overnight.data.engines import Engine, open_engine
+from overnight.data.fetching import Fetching, Local, on_disk
 from overnight.data.gathering import Gathering
 from overnight.data.lock import locked
 from overnight.data.merge import LeftOut, Output, Splits, merge_bins, merge_ordered
 from overnight.data.meter import Meter, Progress, Quiet
 from overnight.data.plan import Plan, PrepareOptions
 from overnight.data.planning import WORK, Request, planned
+from overnight.data.pool import cores
 from overnight.data.shards import remove_shards
 from overnight.data.sizes import duration, size
-from overnight.data.sources import Source
+from overnight.data.sources import RemoteSource, Source
 from overnight.data.spill import Spill
 from overnight.data.tokenizing import EXAMPLES, Task
 from overnight.errors import UserError
@@ -79,12 +81,17 @@ def _made(request: Request, engine: Engine, say: Progress) -> Manifest:
     started = time.monotonic()
     for note in request.source.notes:
         say.line(note)
+    source = request.source
+    if isinstance(source, RemoteSource):
+        source.begin()
+        source.traffic.aloud(say)
+        check_free(request.out, _downloads(request))
     remove_shards(request.out)
     plan, tokenizer = planned(request, say)
     dtype = dtype_for(tokenizer.vocab_size)
     gathering = Gathering(_task(request, plan, tokenizer, dtype.name), request.parts, plan.tokens)
     present = sum(spill.path.stat().st_size for spill in gathering.done.values())
-    say.line(check(request.out, plan.disk, present))
+    say.line(check(request.out, plan.disk, present, _downloads(request)))
     before = [spill.contents for spill in gathering.done.values()]
     meter = Meter(
         say,
@@ -92,7 +99,21 @@ def _made(request: Request, engine: Engine, say: Progress) -> Manifest:
         request.options.limit_tokens,
         (sum(contents.bytes for contents in before), sum(contents.tokens for contents in before)),
     )
-    kept = gathering.tokenize(engine, meter.tick)
+    supply: Fetching | Local = Local()
+    if isinstance(source, RemoteSource):
+        source.traffic.aloud(None)
+        meter.traffic = source.traffic
+        supply = Fetching(
+            source,
+            request.parts,
+            gathering.done,
+            gathering.task.limit,
+            plan.tokens / max(1, sum(part.size for part in request.parts)),
+            ahead=not engine.at_once,
+            # where the position splits, a part is cut in two once all are known
+            keep=plan.by_position,
+        )
+    kept = gathering.tokenize(engine, meter.tick, supply)
     options = request.options
     output = Output(request.out, tokenizer, dtype.name, options.shard_tokens, options.val_tokens, options.dedup)
     tick = meter.writing(sum(spill.contents.tokens for spill in kept)).tick
@@ -104,9 +125,20 @@ def _made(request: Request, engine: Engine, say: Progress) -> Manifest:
         splits, left_out = merge_bins(kept, plan.bits, plan.fraction, output, tick)
     manifest = _written(request, plan, output, kept, splits, left_out)
     _tell_skipped(kept, say)
-    say.line(f"disk: {size(taken(request.out))} at the peak, {size(plan.disk)} predicted")
+    downloads = taken(source.raw) if isinstance(source, RemoteSource) else 0
+    say.line(f"disk: {size(taken(request.out) - downloads)} at the peak, {size(plan.disk)} predicted")
     say.line(f"done in {duration(time.monotonic() - started)}")
     return manifest
+
+
+def _downloads(request: Request) -> int:
+    """Bytes of downloaded files that may lie on the disk at a time, beside those that are there already."""
+    if not isinstance(request.source, RemoteSource):
+        return 0
+    absent, options = request.source.absent(), request.options
+    if options.keep_raw:
+        return sum(absent.values())
+    return on_disk(absent, len(request.parts), options.workers or cores())
 
 
 def _task(request: Request, plan: Plan, tokenizer: Tokenizer, dtype: str) -> Task:
@@ -121,6 +153,7 @@ def _task(request: Request, plan: Plan, tokenizer: Tokenizer, dtype: str) -> Tas
         skip_bad=request.options.skip_bad,
         limit=request.options.limit_tokens,
         cleaning=plan.cleaning,
+        held_out=request.held_out,
     )
 
 

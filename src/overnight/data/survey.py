@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from overnight.data.cleaning import Cleaning, Piece, Range
+from overnight.data.heldout import HeldOut
 from overnight.data.merge import hash_threshold, split_position
 from overnight.data.sources import Part, Source
 from overnight.data.spill import Contents
@@ -81,7 +82,14 @@ def within(pieces: Iterable[Piece], tokenizer: Tokenizer, limit: int, cleaning: 
 
 
 def training_texts(
-    source: Source, parts: Sequence[Part], skip_bad: bool, found: Survey, fraction: float, seed: int, cleaning: Cleaning
+    source: Source,
+    parts: Sequence[Part],
+    skip_bad: bool,
+    found: Survey,
+    fraction: float,
+    seed: int,
+    cleaning: Cleaning,
+    held_out: HeldOut | None = None,
 ) -> Iterator[str]:
     """The texts that a tokenizer is trained on: at most TRAINING characters, from all over the source.
 
@@ -97,7 +105,11 @@ def training_texts(
         # the sample ends where it is large enough: in a shuffled order it is fair to a sorted source, too
         order = random.Random(seed).sample(numbered, len(numbered))
         kept = cleaning.kept(read_all(source, order, skip_bad))
-        sides = (piece.document.text for piece in kept if text_key(piece.data, seed)[0] >= threshold)
+        sides = (
+            piece.document.text
+            for piece in kept
+            if (text_key(piece.data, seed)[0] >= threshold if held_out is None else not held_out.holds(piece.document))
+        )
     room = TRAINING
     for text in sides:
         yield text

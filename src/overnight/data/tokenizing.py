@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from overnight.data.cleaning import LONG, SHORT, Cleaning, Piece
+from overnight.data.heldout import HeldOut
 from overnight.data.sources import Bad, Document, Part, Source
 from overnight.data.spill import Contents, Spill, SpillWriter, Tokenized
 from overnight.errors import UserError
@@ -54,6 +55,8 @@ class Task:
     limit: int | None
     """No part needs more tokens than this."""
     cleaning: Cleaning
+    held_out: HeldOut | None = None
+    """The rows that are validation, where it is not the hash that decides."""
 
     @property
     def prefix(self) -> int:
@@ -174,7 +177,7 @@ def _encoded(document: Document) -> Read:
 def _tokenize(task: Task, document: Document, data: bytes) -> Tokenized:
     ids = task.tokenizer.encode(document.text).astype(task.dtype, copy=False)
     return Tokenized(
-        key=(0, 0) if task.by_position else text_key(data, task.seed),
+        key=_key(task, document, data),
         file=document.file,
         row=document.row,
         bytes=len(data),
@@ -182,6 +185,14 @@ def _tokenize(task: Task, document: Document, data: bytes) -> Tokenized:
         continues=task.by_position and document.continues,
         ids=ids,
     )
+
+
+def _key(task: Task, document: Document, data: bytes) -> tuple[int, int]:
+    """By which documents are sorted, and in whose lowest values validation is."""
+    if task.by_position:
+        return 0, 0
+    first, second = text_key(data, task.seed)
+    return first if task.held_out is None else task.held_out.key(document, first), second
 
 
 def _cut(task: Task, document: Tokenized, keep: int) -> Tokenized | None:

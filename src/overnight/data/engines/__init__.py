@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Protocol, cast
 
 from overnight.data.sources import Part
@@ -22,6 +22,14 @@ ENGINES = {  # name: where its class is; imported only when asked for
 }
 
 
+Ready = Callable[[Part], bool]  # whether a part can be read without waiting; what it raises ends the work
+
+
+def always(part: Part) -> bool:
+    """Of text that lies on this machine."""
+    return True
+
+
 class Engine(Protocol):
     """Made from the options, which it checks, and from what is told how it goes."""
 
@@ -31,11 +39,12 @@ class Engine(Protocol):
     def __init__(self, options: PrepareOptions, say: Progress) -> None: ...
 
     def spills(
-        self, task: Task, parts: Sequence[tuple[int, Part]], tick: Tick
+        self, task: Task, parts: Sequence[tuple[int, Part]], tick: Tick, ready: Ready = always
     ) -> Generator[tuple[int, Spill], None, None]:
         """The spill of each numbered part, in the order in which they are finished; `tick` is called in this process.
 
-        Closing the iterator ends the work. Raises UserError where a part cannot be made.
+        An engine that does not begin with all at once begins with a part when `ready` says so. Closing the iterator
+        ends the work. Raises UserError where a part cannot be made.
         """
         ...
 

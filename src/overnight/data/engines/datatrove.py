@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
-from overnight.data.engines import slurm, sweep
+from overnight.data.engines import Ready, always, slurm, sweep
 from overnight.data.engines.child import Driver
 from overnight.data.engines.executors import Slurm, parse
 from overnight.data.engines.submission import Numbered, Spec, Submission, grouped
@@ -66,7 +66,9 @@ class DatatroveEngine:
         if isinstance(self.options, Slurm):
             slurm.check()
 
-    def spills(self, task: Task, parts: Sequence[Numbered], tick: Tick) -> Generator[tuple[int, Spill], None, None]:
+    def spills(
+        self, task: Task, parts: Sequence[Numbered], tick: Tick, ready: Ready = always
+    ) -> Generator[tuple[int, Spill], None, None]:
         task = replace(task, work=task.work.resolve())  # the tasks may run in another folder
         before = self._unfinished(task, parts)
         if before is not None:

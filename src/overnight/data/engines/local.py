@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
-from overnight.data.engines import sweep
+from overnight.data.engines import Ready, always, sweep
 from overnight.data.pool import cores, follow_parent, main_hidden, processes
 from overnight.data.sources import Part
 from overnight.data.spill import Spill
@@ -35,35 +36,46 @@ class LocalEngine:
             raise UserError("--executor and --executor-options are for --engine datatrove; add it, or leave them out")
 
     def spills(
-        self, task: Task, parts: Sequence[tuple[int, Part]], tick: Tick
+        self, task: Task, parts: Sequence[tuple[int, Part]], tick: Tick, ready: Ready = always
     ) -> Generator[tuple[int, Spill], None, None]:
         sweep(task)
         few = sum(part.size for _, part in parts) < SMALL
-        yield from _spills(task, parts, min(self.workers or (1 if few else cores()), len(parts)), tick)
+        yield from _spills(task, parts, min(self.workers or (1 if few else cores()), len(parts)), tick, ready)
 
 
 def _spills(
-    task: Task, parts: Sequence[tuple[int, Part]], workers: int, tick: Tick
+    task: Task, parts: Sequence[tuple[int, Part]], workers: int, tick: Tick, ready: Ready
 ) -> Generator[tuple[int, Spill], None, None]:
     if workers <= 1 or len(parts) <= 1:
         for index, part in parts:
+            while not ready(part):
+                time.sleep(POLL)
+                tick(0, 0)
             yield index, spill_part(task, index, part, tick)
         return
     context = multiprocessing.get_context("spawn")
     counters = (context.Value("q", 0), context.Value("q", 0))
     with processes(workers, _start, (task, counters)) as pool:
-        yield from _pooled(pool, task, parts, workers, _reader(counters, tick))
+        yield from _pooled(pool, task, parts, workers, _reader(counters, tick), ready)
 
 
 def _pooled(
-    pool: ProcessPoolExecutor, task: Task, parts: Sequence[tuple[int, Part]], workers: int, count: Callable[[], None]
+    pool: ProcessPoolExecutor,
+    task: Task,
+    parts: Sequence[tuple[int, Part]],
+    workers: int,
+    count: Callable[[], None],
+    ready: Ready,
 ) -> Iterator[tuple[int, Spill]]:
     waiting = list(reversed(parts))
     running: set[Future[tuple[int, Spill]]] = set()
     while waiting or running:
-        while waiting and len(running) < workers + 1:  # one in reserve, so that none waits for us
+        # one in reserve, so that none waits for us
+        while waiting and len(running) < workers + 1 and ready(waiting[-1][1]):
             with _main_hidden(task):
                 running.add(pool.submit(_run, *waiting.pop()))
+        if not running:
+            time.sleep(POLL)
         done, running = wait(running, timeout=POLL, return_when=FIRST_COMPLETED)
         count()
         for future in done:

@@ -14,12 +14,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from overnight.data.formats import stamp
+from overnight.data.formats import stamp, suffixes
 from overnight.data.formats.limits import LARGEST, allowed, document, printable, too_large
-from overnight.data.formats.parquet_columns import CONTAINER, FOOTER, ROW, Chunk, footer, text_chunks, text_column
+from overnight.data.formats.parquet_columns import (
+    CONTAINER,
+    FOOTER,
+    ROW,
+    Chunk,
+    all_rows,
+    footer,
+    text_chunks,
+    text_column,
+)
 from overnight.data.formats.parquet_pages import rows_at_a_time, walk
 from overnight.data.formats.thrift import Malformed
 from overnight.data.sources import Bad, Document, Span
+from overnight.errors import UserError
 
 ROWS = 128  # decoded at a time
 SMALLEST = 2**22  # bytes of text for which a row group is not divided: each range of it decodes most of it
@@ -85,6 +95,16 @@ class ParquetFormat:
                 batches = content.iter_batches(rows, row_groups=[number], columns=[self.field], use_threads=False)
                 yield from enumerate(_values(batches, chunk, span.start - first, span.stop - first), first)
             first += chunk.rows
+
+
+def count_rows(file: str, content: Path | bytes) -> int:
+    """Rows of a parquet file, given as a path or by its footer; UserError for another format."""
+    if suffixes(file)[0] != ".parquet":
+        raise UserError(f"{file}: only parquet files tell how many rows they have, which --val nanogpt needs")
+    try:
+        return all_rows(footer(content) if isinstance(content, Path) else content)
+    except Malformed as problem:
+        raise UserError(f"{file}: {problem}") from None
 
 
 def _opened(path: Path) -> Any:

@@ -53,6 +53,16 @@ def footer(path: Path) -> bytes:
     return content
 
 
+def all_rows(content: bytes) -> int:
+    """The rows of a file, as its footer says. Raises Malformed where it does not."""
+    reader = Reader(content)
+    for number, kind in reader.fields():
+        value = reader.value(kind)
+        if (number, kind) == (3, I64):
+            return int(value)
+    raise Malformed("its footer does not say how many rows there are")
+
+
 def text_column(content: Any, field: str) -> int:
     """The number of the column `field` in an opened file. Raises Malformed where there is none that holds text."""
     schema = content.schema_arrow

@@ -7,18 +7,24 @@ A source of one's own needs no change here: `overnight prepare my_package.my_mod
 from __future__ import annotations
 
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
+from overnight.data.meter import Traffic
 from overnight.errors import UserError, suggestion
 
 SOURCES = {  # name: where its class is; imported only when asked for
     "stdlib": "overnight.data.sources.stdlib:StdlibSource",
     "shakespeare": "overnight.data.sources.shakespeare:ShakespeareSource",
     "files": "overnight.data.sources.files:FilesSource",
+    "fineweb-edu": "overnight.data.sources.hub:HubSource",
+    "fineweb": "overnight.data.sources.hub:HubSource",
+    "openwebtext": "overnight.data.sources.hub:HubSource",
 }
+HUB = "hub:"  # hub:OWNER/NAME, any dataset of the Hugging Face hub
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +110,80 @@ class Source(Protocol):
         ...
 
 
-def open_source(name: str, paths: Sequence[str | Path] = (), *, text_field: str = "text") -> Source:
-    """The source called `name`: one of SOURCES, or an import path `module:Class`.
+class RemoteSource(ABC):
+    """What a source is, too, whose files are fetched one by one; reading a part fetches those that are not here."""
 
-    Raises UserError where there is no such source, or it does not take these paths.
+    local = False
+    traffic: Traffic
+    raw: Path
+    """The folder with what was downloaded."""
+
+    @abstractmethod
+    def attach(self, out: Path, keep_raw: bool) -> None:
+        """Says for which dataset folder files are fetched; called before `parts`."""
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Writes into the folder what must not change any more until it is complete."""
+
+    @abstractmethod
+    def fetch(self, name: str) -> object:
+        """Downloads a file if it is not on this machine; returns when it is."""
+
+    @abstractmethod
+    def release(self, name: str) -> None:
+        """Deletes what was downloaded of a file, unless it is to be kept."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Ends the downloads that other threads are in."""
+
+    @abstractmethod
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file, in the source's order."""
+
+    @abstractmethod
+    def absent(self) -> dict[str, int]:
+        """The same without the files that are on this machine already."""
+
+    @abstractmethod
+    def text_per_byte(self) -> float:
+        """Bytes of text in a byte of a file, as far as it is known."""
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """What a source is, too, that knows its rows without reading them."""
+
+    def rows(self) -> dict[str, int]:
+        """Rows of each file, in the source's order; UserError where a file does not tell."""
+        ...
+
+
+def open_source(
+    name: str,
+    paths: Sequence[str | Path] = (),
+    *,
+    text_field: str = "text",
+    config: str | None = None,
+    split: str | None = None,
+    revision: str | None = None,
+) -> Source:
+    """The source called `name`: one of SOURCES, hub:OWNER/NAME, or an import path `module:Class`.
+
+    `config`, `split` and `revision` are for data sets of the hub. Raises UserError where there is no such source, or
+    it does not take these paths or options.
     """
+    given = [str(path) for path in paths]
+    if name.startswith(HUB) or SOURCES.get(name, "").startswith("overnight.data.sources.hub:"):
+        from overnight.data.sources.hub import HubSource
+
+        return HubSource(name, given, text_field, config=config, split=split, revision=revision)
+    for option, value in (("config", config), ("split", split), ("revision", revision)):
+        if value is not None:
+            raise UserError(f"the source '{name}' has no --{option}: that is for data sets of the hub")
     if name not in SOURCES and ":" not in name:
-        known = ", ".join(SOURCES)
+        known = ", ".join([*SOURCES, f"{HUB}OWNER/NAME"])
         hint = f"; for files: `overnight prepare files {name}`" if Path(name).exists() else ""
         raise UserError(f"there is no source '{name}'{suggestion(name, SOURCES)}; there are {known}{hint}")
     module, _, attribute = SOURCES.get(name, name).partition(":")
@@ -118,7 +191,7 @@ def open_source(name: str, paths: Sequence[str | Path] = (), *, text_field: str 
         made = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise UserError(f"the source '{name}' cannot be imported: {error}") from None
-    return cast(Source, made(paths=[str(path) for path in paths], text_field=text_field))
+    return cast(Source, made(paths=given, text_field=text_field))
 
 
 def group(spans: Sequence[Span], target: int) -> list[Part]:

@@ -66,6 +66,12 @@ class FilesSource:
             except OSError as error:
                 raise UserError(f"{self.root / span.file} cannot be read: {error.strerror or error}") from None
 
+    def rows(self) -> dict[str, int]:
+        """Rows of each file, in order; UserError where one is not parquet."""
+        from overnight.data.formats.parquet import count_rows
+
+        return {file: count_rows(file, self.root / file) for file in self.files}
+
     def describe(self) -> dict[str, Any]:
         listing, total = hashlib.sha256(), 0
         for file in self.files:
