@@ -36,12 +36,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def both(source: Any, folder: Path, said: Any = None, **options: Any) -> Path:
-    """The same dataset by both engines, byte by byte; the one by datatrove."""
+def both(source: Any, folder: Path, on: dict[str, Any] | None = None, **options: Any) -> None:
+    """The same dataset by both engines, byte by byte."""
     prepare(source, folder / "local", PrepareOptions(**{"workers": 1} | options))
-    prepare(source, folder / "datatrove", PrepareOptions(**BY_DATATROVE | options), said)
+    prepare(source, folder / "datatrove", PrepareOptions(**BY_DATATROVE | (on or {}) | options))
     assert contents(folder / "datatrove") == contents(folder / "local")
-    return folder / "datatrove"
 
 
 @pytest.mark.parametrize(
@@ -227,8 +226,8 @@ def test_ctrl_c_ends_what_was_started(corpus: Path, tmp_path: Path) -> None:
 
 def test_ray(corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     before = processes("raylet")
-    options = {"executor": "ray", "workers": 2, "limit_tokens": 200_000, "tokenizer": "bpe:300"}
-    both(open_source("files", [corpus]), tmp_path, executor_options={"tasks": 2, "mem_per_cpu_gb": 0.3}, **options)
+    on_ray = {"executor": "ray", "executor_options": {"tasks": 2, "mem_per_cpu_gb": 0.3}}
+    both(open_source("files", [corpus]), tmp_path, on_ray, workers=2, limit_tokens=200_000, tokenizer="bpe:300")
     assert capfd.readouterr() == ("", "")
     assert processes("raylet") == before
 

@@ -94,6 +94,12 @@ def expected(repository: dict[str, bytes], tmp_path_factory: pytest.TempPathFact
 # -- what is fetched
 
 
+def test_tasks_of_datatrove_fetch_for_themselves(hub: FakeHub, tmp_path: Path, expected: dict[str, str]) -> None:
+    assert made(tmp_path / "out", engine="datatrove", workers=2) == expected
+    by_rows = made(tmp_path / "rows", val="nanogpt")
+    assert made(tmp_path / "rows by tasks", val="nanogpt", engine="datatrove") == by_rows != expected
+
+
 def test_every_document_arrives(hub: FakeHub, tmp_path: Path, expected: dict[str, str]) -> None:
     hub.page = 2
     assert made(tmp_path / "out") == expected

@@ -66,8 +66,10 @@ class Task:
     @functools.cached_property
     def plan(self) -> str:
         """Stands for what a spill depends on besides its part: workers of an earlier plan may still be writing."""
+        rows = {} if self.held_out is None else self.held_out.rows
+        held_out = sorted((file, sorted(numbers)) for file, numbers in rows.items())  # sets have no order of their own
         of_tokenizer = (self.tokenizer.name, self.tokenizer.to_json())
-        asked = (of_tokenizer, self.dtype, self.seed, self.bits, self.by_position, self.cleaning)
+        asked = (of_tokenizer, self.dtype, self.seed, self.bits, self.by_position, self.cleaning, held_out)
         return hashlib.sha256(repr(asked).encode()).hexdigest()
 
     def path(self, index: int, suffix: str = "") -> Path:
