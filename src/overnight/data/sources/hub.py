@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,8 @@ from overnight.data.meter import Traffic
 from overnight.data.sizes import size
 from overnight.data.sources import Bad, Document, Part, RemoteSource, Span, group, part_size
 from overnight.data.sources.hub_api import Hub, has_hash
-from overnight.data.sources.hub_listing import (
-    PARTIAL_SPLIT,
-    RemoteFile,
-    by_card,
-    by_folders,
-    by_names,
-    card_configs,
-    card_default,
-    card_licence,
-    usable,
-)
+from overnight.data.sources.hub_finding import Listing, find, find_converted
+from overnight.data.sources.hub_listing import RemoteFile
 from overnight.errors import UserError
 from overnight.files import write_json
 
@@ -43,30 +34,8 @@ NAMED = {  # source: its repository, and the configuration where none is asked f
     "openwebtext": ("Skylion007/openwebtext", None),
 }
 PREFIX = "hub:"
-CONVERTED = "refs/convert/parquet"  # the branch with the hub's own conversion
-CARD = "README.md"
 END = 2**16  # bytes at the end of a parquet file that are asked for first
 CONNECTIONS = 8  # for requests that are small
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What was found of a configuration's split at one commit."""
-
-    repo: str
-    config: str
-    split: str
-    revision: str
-    """The commit."""
-    licence: str | None
-    files: list[RemoteFile]
-    converted: bool = False
-    """Whether it is the hub's own conversion to parquet."""
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def bytes(self) -> int:
-        return sum(file.size for file in self.files)
 
 
 class HubSource(RemoteSource):
@@ -109,7 +78,7 @@ class HubSource(RemoteSource):
     def listing(self) -> Listing:
         """What the hub has; asked for when it is first needed."""
         if self._listing is None:
-            self._listing = self._found(self.asked)
+            self._listing = find(self.hub, self.config, self.split, self.asked)
         return self._listing
 
     @property
@@ -141,8 +110,9 @@ class HubSource(RemoteSource):
             settings, source = made.get("settings", {}), (made.get("sources") or [{}])[0]
             asked = (source.get("name"), source.get("split"), settings.get("config"), settings.get("revision"))
             if asked == (self.name, self.split, self.config, self.asked):
-                find = self._converted if source["converted"] else self._found
-                self._listing = replace(find(source["revision"], source["config"]), licence=source["licence"])
+                again = find_converted if source["converted"] else find
+                found = again(self.hub, source["config"], self.split, source["revision"])
+                self._listing = replace(found, licence=source["licence"])
 
     def begin(self) -> None:
         """Keeps the commit and the listing for a prepare that goes on after a kill."""
@@ -295,58 +265,6 @@ class HubSource(RemoteSource):
 
     def _identity(self) -> list[str | None]:
         return [self.repo, self.config, self.split, self.asked]
-
-    def _found(self, revision: str | None, config: str | None = None) -> Listing:
-        """What the hub has at a revision."""
-        config, notes = config or self.config, []
-        if self.hub.offline:
-            commit, every = self.hub.snapshot(revision)
-            notes.append("HF_HUB_OFFLINE is set: only what the cache of the hub holds of this commit")
-        else:
-            commit = self.hub.commit(revision)
-            every = self.hub.tree(commit)
-        card = self._card(commit, every)
-        files, configs, licence = usable(every), card_configs(card), card_licence(card)
-        if configs:
-            choice = by_card(configs, every, config or card_default(card), self.split, self.repo)
-        elif files:
-            choice = by_names(files, config, self.split, self.repo)
-        else:
-            return replace(self._converted(CONVERTED, config), licence=licence)
-        return Listing(self.repo, choice.config, self.split, commit, licence, choice.files, notes=notes)
-
-    def _converted(self, revision: str, config: str | None) -> Listing:
-        """The hub's own conversion of a repository that holds no files of a format that we know."""
-        try:
-            commit = self.hub.commit(revision)
-        except UserError as error:
-            if "no revision" not in str(error):
-                raise
-            raise UserError(
-                f"{self.repo} holds no files that overnight reads, and the hub has made no parquet of it "
-                f"(there is no {CONVERTED})"
-            ) from None
-        choice = by_folders(usable(self.hub.tree(commit)), config, self.split, self.repo)
-        notes = [f"from the hub's own conversion to parquet ({CONVERTED})"]
-        if any(f"/{PARTIAL_SPLIT}" in file.path for file in choice.files):
-            notes.append("the hub converted only the beginning of this split: the rest is not in it")
-        return Listing(self.repo, choice.config, self.split, commit, None, choice.files, converted=True, notes=notes)
-
-    def _card(self, commit: str, files: list[RemoteFile]) -> dict[str, Any]:
-        """The YAML at the head of the dataset card; empty where there is none that can be read."""
-        from huggingface_hub import DatasetCard
-
-        if all(file.path != CARD for file in files):
-            return {}
-        cached = self.hub.cached(commit, CARD)
-        content = cached.read_bytes() if cached else self.hub.content(commit, CARD)
-        try:
-            card: Any = DatasetCard(
-                content.decode(errors="replace").removeprefix("\ufeff"), ignore_metadata_errors=True
-            )
-            return dict(card.data.to_dict())
-        except (ValueError, TypeError):
-            return {}
 
 
 def _read(path: Path) -> Any:
