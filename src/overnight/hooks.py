@@ -40,7 +40,7 @@ class Validation:
         begin = time.perf_counter()
         if training.step == 0:
             tokens = sum(min(self.tokens or stream.length, stream.length - 1) for stream in self.streams.values())
-            training.console.line(f"measuring the untrained model's loss on {tokens:,} validation tokens")
+            training.console.line(f"measuring the loss before the first step, on {tokens:,} validation tokens")
         training.model.eval()
         micro_batch = int(training.folder.decided("micro_batch", training.step))
         # without gradients far more fits; small batches would only waste time
