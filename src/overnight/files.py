@@ -36,10 +36,24 @@ def _opened(path: Path) -> int:
 
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Writes a whole file such that, after a crash at any moment, `path` holds the old or the new content."""
+    with file_atomic(path) as aside:
+        aside.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def file_atomic(path: Path) -> Iterator[Path]:
+    """Yields a path to write to; on success that file becomes `path`, on an exception it is removed.
+
+    After a crash at any moment, `path` holds the old or the new content.
+    """
     aside = path.with_name(PARTIAL + path.name)
-    aside.write_bytes(content.encode() if isinstance(content, str) else content)
-    sync(aside)
-    aside.replace(path)
+    try:
+        yield aside
+        sync(aside)
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
     sync(path.parent)
 
 

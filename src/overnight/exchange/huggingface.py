@@ -76,9 +76,7 @@ def _is_gpt2(stored: dict[str, Any]) -> bool:
 
 
 def _gpt2_merges() -> list[str]:
-    from overnight.tokenizers.gpt2 import MERGES
-
-    return [line for line in MERGES.read_text(encoding="utf-8").split("\n")[1:] if line]
+    return [f"{left} {right}" for left, right in GPT2Tokenizer().merges]
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:

@@ -41,15 +41,22 @@ def our_names(found: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
 
 def transformers_names(gpt: GPT) -> dict[str, Tensor]:
     """A model's tensors as transformers' GPT2LMHeadModel has them; a bias that the model lacks is 0."""
-    width, named = gpt.config.n_embd, weights(gpt)
-    if not gpt.config.bias:
-        for name in [name for name in named if name.endswith(".weight") and not name.startswith(("wte", "wpe"))]:
-            named[name.removesuffix("weight") + "bias"] = torch.zeros(named[name].shape[0])
+    width, named = gpt.config.n_embd, with_biases(weights(gpt))
     assert named["h.0.attn.c_attn.weight"].shape == (3 * width, width)
     return {
         f"transformer.{name}": (tensor.t() if name.endswith(TRANSPOSED) else tensor).float().cpu().contiguous()
         for name, tensor in named.items()
     }
+
+
+def with_biases(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by our names, with a bias of 0 wherever GPT-2 has one and they do not."""
+    biases = {
+        name.removesuffix("weight") + "bias": torch.zeros(tensor.shape[0])
+        for name, tensor in named.items()
+        if name.endswith(".weight") and not name.startswith(("wte", "wpe"))
+    }
+    return {**biases, **named}
 
 
 def shape_of(tensors: Mapping[str, Tensor], n_head: int, activation: str, where: str) -> tuple[ModelConfig, int]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from overnight.errors import UserError
 from overnight.tokenizers.base import END_OF_TEXT, repair
-from overnight.tokenizers.byte_level import BYTE_OF, ByteLevelTokenizer, ranks_of
+from overnight.tokenizers.byte_level import BYTE_OF, ByteLevelTokenizer, names_of, ranks_of
 
 SMALLEST = 257  # 256 bytes and end of text
 LARGEST = 1_000_000  # far beyond any vocabulary in use: a slip of the finger
@@ -78,17 +78,17 @@ class BPETokenizer(ByteLevelTokenizer):
     def check(self) -> None:
         """Raises UserError where tokenizer.json says what this class does not do."""
         try:
-            reason = _difference(json.loads(self._content), self._merges, self.vocab_size)
+            reason = _difference(json.loads(self._content), self.merges, self.vocab_size)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             reason = repr(error)
         if reason:
             raise UserError(f"not the byte-level BPE tokenizer '{self.name}' ({reason}); prepare the dataset again")
 
     def _ranks(self) -> dict[bytes, int]:
-        return ranks_of(self._merges)
+        return ranks_of(self.merges)
 
     @cached_property
-    def _merges(self) -> list[tuple[str, str]]:
+    def merges(self) -> list[tuple[str, str]]:
         merges = json.loads(self._content)["model"]["merges"]
         pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in merges)
         return [(left, right) for left, right in pairs]
@@ -105,7 +105,7 @@ def _encodable(text: str) -> str:
 def _difference(stored: dict[str, Any], merges: list[tuple[str, str]], size: int) -> str:
     """What keeps a tokenizer.json from being GPT-2's algorithm with these merges; empty where nothing does."""
     model, cut = stored["model"], stored["pre_tokenizer"]
-    names = [*BYTE_OF, *(left + right for left, right in merges), END_OF_TEXT]
+    names = names_of(merges)
     special = [(token["content"], token["id"]) for token in stored["added_tokens"]]
     expected = [
         (model["type"], "BPE", "model"),

@@ -58,6 +58,11 @@ def ranks_of(merges: Iterable[tuple[str, str]]) -> dict[bytes, int]:
     return ranks
 
 
+def names_of(merges: Iterable[tuple[str, str]]) -> list[str]:
+    """Each token by its bytes' printable names, in the order of ids; end of text, the last, by its own."""
+    return [*BYTE_OF, *(left + right for left, right in merges), END_OF_TEXT]
+
+
 def pieces(text: str, size: int = _PIECE) -> Iterator[str]:
     """Cuts a long text where that changes no id: before the last of some whitespace, with something behind it.
 
@@ -77,6 +82,11 @@ class ByteLevelTokenizer(TableTokenizer):
 
     def __init__(self, name: str, vocab_size: int) -> None:
         super().__init__(name, vocab_size, end_of_text=vocab_size - 1)
+
+    @property
+    @abstractmethod
+    def merges(self) -> list[tuple[str, str]]:
+        """The pairs in the order that they were learned, vocab_size - 257 of them, by their bytes' printable names."""
 
     @abstractmethod
     def _ranks(self) -> dict[bytes, int]:

@@ -11,11 +11,16 @@ MERGES = Path(__file__).parent / "gpt2" / "vocab.bpe"
 
 
 @cache
-def _ranks() -> dict[bytes, int]:
+def _merges() -> list[tuple[str, str]]:
     header, *lines = MERGES.read_text(encoding="utf-8").split("\n")
     assert header.startswith("#version"), f"{MERGES} is not GPT-2's merge table"
     pairs = (line.split(" ") for line in lines if line)
-    return ranks_of((left, right) for left, right in pairs)
+    return [(left, right) for left, right in pairs]
+
+
+@cache
+def _ranks() -> dict[bytes, int]:
+    return ranks_of(_merges())
 
 
 class GPT2Tokenizer(ByteLevelTokenizer):
@@ -29,6 +34,10 @@ class GPT2Tokenizer(ByteLevelTokenizer):
 
     def to_json(self) -> None:
         return None
+
+    @property
+    def merges(self) -> list[tuple[str, str]]:
+        return _merges()
 
     def _ranks(self) -> dict[bytes, int]:
         return _ranks()

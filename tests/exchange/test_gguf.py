@@ -1,0 +1,286 @@
+"""GGUF files against the package gguf's own reader, and their tokenizers against what llama.cpp does with them."""
+
+from __future__ import annotations
+
+import codecs
+import dataclasses
+import itertools
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGUFReader, GGUFWriter, dequantize
+from gpts import random_gpt
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from overnight.errors import UserError
+from overnight.exchange import gguf
+from overnight.exchange.gguf_vocabulary import describe
+from overnight.model import weights
+from overnight.pretrained import Pretrained
+from overnight.tokenizers import train
+from overnight.tokenizers.byte_level import BYTE_OF
+from overnight.tokenizers.gpt2 import GPT2Tokenizer
+from overnight.tokenizers.simple import BytesTokenizer, CharTokenizer
+from tokenizers import Tokenizer as Library
+from tokenizers import decoders, models, pre_tokenizers
+
+TEXT = "naïve café, don't  stop:\n\tfor i in range(10): print(i)  # 日本語 😀 <|endoftext|> \x00\\x41 "
+NAMES = {  # those that llama.cpp's src/models/gpt2.cpp asks for
+    "wte.weight": "token_embd.weight",
+    "wpe.weight": "position_embd.weight",
+    "ln_f": "output_norm",
+    "ln_1": "attn_norm",
+    "attn.c_attn": "attn_qkv",
+    "attn.c_proj": "attn_output",
+    "ln_2": "ffn_norm",
+    "mlp.c_fc": "ffn_up",
+    "mlp.c_proj": "ffn_down",
+}
+
+
+def llama_cpp_name(name: str) -> str:
+    parts = name.split(".")
+    if name in NAMES:
+        return NAMES[name]
+    if parts[0] == "ln_f":
+        return f"output_norm.{parts[1]}"
+    return f"blk.{parts[1]}.{NAMES['.'.join(parts[2:-1])]}.{parts[-1]}"
+
+
+def pretrained(tokenizer=None, rows: int | None = None, **more) -> Pretrained:
+    tokenizer = tokenizer or BytesTokenizer()
+    gpt = random_gpt(vocab_size=rows or tokenizer.vocab_size, **{"activation": "gelu_tanh", **more})
+    tensors = {name: tensor.clone() for name, tensor in weights(gpt).items()}
+    return Pretrained("somewhere", gpt.config, gpt.block_size, tensors, tokenizer)
+
+
+def written(model: Pretrained, path: Path, dtype: str = "f32", **more) -> GGUFReader:
+    gguf.write(model, path, dtype, **more)
+    return GGUFReader(path)
+
+
+def field(reader: GGUFReader, key: str):
+    found = reader.get_field(key)
+    return None if found is None else found.contents()
+
+
+def rounded(tensor: torch.Tensor, dtype: str) -> torch.Tensor:
+    """What a matrix is in a type of torch's, or by the definition of q8_0: 32 weights, a scale in float16."""
+    if dtype != "q8_0":
+        return tensor.to({"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[dtype]).float()
+    blocks = tensor.reshape(-1, 32)
+    scale = blocks.abs().amax(1, keepdim=True) / 127
+    steps = torch.where(scale > 0, blocks / scale, 0)
+    return ((steps.abs() + 0.5).floor() * steps.sign() * scale.half().float()).view_as(tensor)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", gguf.DTYPES)
+def test_tensors(dtype, bias, tmp_path):
+    model = pretrained(bias=bias)
+    reader = written(model, tmp_path / "model.gguf", dtype)
+    found = {tensor.name: tensor for tensor in reader.tensors}
+    expected = {llama_cpp_name(name): tensor for name, tensor in model.tensors.items()}
+    biases = set(found) - set(expected)
+    assert set(expected) <= set(found) and bool(biases) is not bias
+    for name in biases:
+        assert name.endswith(".bias") and name.removesuffix("bias") + "weight" in expected
+        assert not np.any(found[name].data) and found[name].tensor_type.name == "F32"
+    assert len(found) == 4 + 12 * model.model.n_layer  # every bias is there
+    for name, tensor in expected.items():
+        small = tensor.dim() == 1 or name == "position_embd.weight"
+        stored = found[name]
+        assert stored.tensor_type.name == ("F32" if small else dtype.upper()), name
+        assert tuple(reversed(stored.shape.tolist())) == tuple(tensor.shape), name
+        values = torch.from_numpy(dequantize(stored.data, stored.tensor_type).copy())
+        wanted = tensor if small else rounded(tensor, dtype)
+        assert torch.equal(values.view_as(tensor), wanted), name
+
+
+@pytest.mark.parametrize(("dtype", "file_type"), [("f32", 0), ("f16", 1), ("q8_0", 7), ("bf16", 32)])
+def test_metadata(dtype, file_type, tmp_path):
+    model = pretrained()
+    reader = written(model, tmp_path / "model.gguf", dtype, name="a run")
+    known = {key for key in reader.fields if not key.startswith(("GGUF.", "tokenizer."))}
+    expected = {
+        "general.architecture": "gpt2",
+        "general.name": "a run",
+        "general.file_type": file_type,
+        "gpt2.block_count": 2,
+        "gpt2.context_length": 32,
+        "gpt2.embedding_length": 32,
+        "gpt2.feed_forward_length": 128,
+        "gpt2.attention.head_count": 4,
+        "gpt2.attention.layer_norm_epsilon": np.float32(model.build().ln_f.eps),
+    } | ({"general.quantization_version": 2} if dtype == "q8_0" else {})
+    assert known == {*expected, "general.description"}
+    assert {key: field(reader, key) for key in expected} == expected
+    assert str(field(reader, "general.description")).startswith("written by overnight ")
+
+
+def as_the_library(tokens: list[str], merges: list[str]) -> Library:
+    """Byte-level BPE from a file's tokens and merges, with GPT-2's pattern, by another program."""
+    library = Library(
+        models.BPE({token: i for i, token in enumerate(tokens)}, [tuple(merge.split(" ")) for merge in merges])
+    )
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    library.decoder = decoders.ByteLevel()
+    return library
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bpe:300"])
+def test_byte_level_tokenizers(name, tmp_path):
+    tokenizer = train(name, [TEXT * 3, "the cat sat on the mat and the rat"])
+    reader = written(pretrained(tokenizer, rows=tokenizer.vocab_size + 3, n_embd=8, n_head=1), tmp_path / "model.gguf")
+    assert (field(reader, "tokenizer.ggml.model"), field(reader, "tokenizer.ggml.pre")) == ("gpt2", "gpt-2")
+    tokens, kinds = field(reader, "tokenizer.ggml.tokens"), field(reader, "tokenizer.ggml.token_type")
+    end = tokenizer.vocab_size - 1
+    assert tokens[end:] == ["<|endoftext|>", *(f"[PAD{end + n}]" for n in (1, 2, 3))]
+    assert kinds == [1] * end + [3] + [5] * 3  # normal, control, unused
+    for key in ("bos", "eos"):
+        assert field(reader, f"tokenizer.ggml.{key}_token_id") == end
+    assert field(reader, "tokenizer.ggml.add_bos_token") is False
+    library = as_the_library(tokens, field(reader, "tokenizer.ggml.merges"))
+
+    @settings(max_examples=50, deadline=None)
+    @given(st.text() | st.text(" \n'stre1a"))
+    def same(text: str) -> None:
+        assert library.encode(text).ids == tokenizer.encode(text).tolist()
+
+    same()
+    assert library.encode(TEXT).ids == tokenizer.encode(TEXT).tolist()
+
+
+def merged(text: str, tokens: list[str], merges: list[tuple[str, str]]) -> list[int]:
+    """What llama.cpp's byte-level BPE makes of a word (src/llama-vocab.cpp): merges by rank, then ids by name.
+
+    What is no token is left out. The pattern that cuts text into words makes no difference where no merge crosses
+    characters.
+    """
+    name_of, ids = {byte: name for name, byte in BYTE_OF.items()}, {token: i for i, token in enumerate(tokens)}
+    symbols, ranks = [name_of[byte] for byte in text.encode()], {pair: i for i, pair in enumerate(merges)}
+    while True:
+        pairs = list(itertools.pairwise(symbols))
+        found = [(ranks[pair], i) for i, pair in enumerate(pairs) if pair in ranks]
+        if not found:
+            return [ids[symbol] for symbol in symbols if symbol in ids]
+        _, at = min(found)
+        symbols[at : at + 2] = ["".join(pairs[at])]
+
+
+CHARACTERS = "".join(sorted(set(TEXT + "€\u0301ａ𝄞ÿ¡Ā")))
+
+
+@pytest.mark.parametrize("tokenizer", [BytesTokenizer(), CharTokenizer(CHARACTERS, end_of_text=True)])
+def test_bytes_and_characters(tokenizer, tmp_path):
+    reader = written(pretrained(tokenizer), tmp_path / "model.gguf")
+    tokens = field(reader, "tokenizer.ggml.tokens")
+    merges = [tuple(merge.split(" ")) for merge in field(reader, "tokenizer.ggml.merges")]
+    end = tokenizer.vocab_size - 1
+    assert merges and len(tokens) == len(set(tokens)) == tokenizer.vocab_size
+    assert field(reader, "tokenizer.ggml.token_type") == [1] * end + [3]
+    assert field(reader, "tokenizer.ggml.eos_token_id") == end
+
+    @given(st.text(CHARACTERS))
+    def same(text: str) -> None:
+        assert merged(text, tokens, merges) == tokenizer.encode(text).tolist()
+
+    same()
+
+
+def test_ascii_characters_without_an_end_of_text(tmp_path):
+    """llama.cpp's trie takes the longest token that fits; what follows a backslash is a byte in hexadecimal."""
+    characters = "".join(map(chr, range(128)))
+    reader = written(pretrained(CharTokenizer(characters, end_of_text=False)), tmp_path / "model.gguf")
+    tokens = field(reader, "tokenizer.ggml.tokens")
+    assert field(reader, "tokenizer.ggml.model") == "rwkv"
+    assert [codecs.decode(token, "unicode_escape") for token in tokens] == list(characters)
+    assert all(token and token.isprintable() for token in tokens)  # an empty one, or a 0 byte, would be cut off
+    assert reader.get_field("tokenizer.ggml.eos_token_id") is None
+
+
+class Other(BytesTokenizer):
+    """A tokenizer of somebody else's: what it does, only its code says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name = "my_package.tokenizers:mine"
+
+
+def changed(model: Pretrained, **more) -> Pretrained:
+    return dataclasses.replace(model, model=dataclasses.replace(model.model, **more))
+
+
+def huge() -> Pretrained:
+    model = pretrained()
+    model.tensors["h.1.mlp.c_fc.weight"][0, 0] = 1e5
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "dtype", "message"),
+    [
+        (lambda: pretrained(activation="gelu"), "f32", "somewhere: .*exact GELU.*--approximate-gelu"),
+        (lambda: changed(pretrained(), block="modern"), "f32", "somewhere: .*block 'gpt2', not for 'modern'"),
+        (lambda: dataclasses.replace(pretrained(), tokenizer=None), "f32", "somewhere: its tokenizer is not known"),
+        (lambda: dataclasses.replace(pretrained(), tokenizer=GPT2Tokenizer()), "f32", "50257 ids, the model only 257"),
+        (lambda: pretrained(n_embd=16), "q8_0", "multiple of 32, not 16; use f16"),
+        (lambda: pretrained(), "float32", "f32, f16, bf16, q8_0, not in 'float32'"),
+        (huge, "f16", "'h.1.mlp.c_fc.weight' has values beyond f16; use bf16"),
+        (lambda: pretrained(Other()), "f32", "no tokenizer such as my_package.tokenizers:mine"),
+        (lambda: pretrained(CharTokenizer("aé", False)), "f32", "beyond ASCII \\('é'\\) without an end of text"),
+        (lambda: pretrained(CharTokenizer("ab", False), rows=9), "f32", "2 characters, the model 9 rows"),
+    ],
+)
+def test_what_llama_cpp_cannot_do_is_refused_in_one_line(make, dtype, message, tmp_path):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"older")
+    with pytest.raises(UserError, match=message) as refusal:
+        gguf.write(make(), path, dtype)
+    assert "\n" not in str(refusal.value)
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("model.gguf", b"older")]
+
+
+def test_the_exact_gelu_can_be_accepted(tmp_path):
+    model = pretrained(activation="gelu")
+    reader = written(model, tmp_path / "model.gguf", approximate_gelu=True)
+    assert len(reader.tensors) == len(model.tensors)
+
+
+def test_without_the_package_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(UserError, match=r"pip install 'overnight\[gguf\]'"):
+        gguf.write(pretrained(), tmp_path / "model.gguf", "f32")
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    with pytest.raises(UserError, match="pip install llama-cpp-python"):
+        gguf.logits(tmp_path / "model.gguf", [1])
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"older")
+
+    def full(writer: GGUFWriter) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(GGUFWriter, "write_tensors_to_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        gguf.write(pretrained(), path, "f32")
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("model.gguf", b"older")]
+
+
+def test_the_same_model_is_the_same_file(tmp_path):
+    for name in ("one", "two"):
+        gguf.write(pretrained(), tmp_path / name, "q8_0")
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_no_merge_makes_what_is_no_token_stay():
+    """A character's beginning is no token: it must not be left over where the whole character follows."""
+    found = describe(CharTokenizer("𝄞", end_of_text=True), 2)
+    assert len(found.merges) == 3
+    assert merged("𝄞𝄞", found.tokens, found.merges) == [0, 0]
