@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGUFReader, GGUFWriter, dequantize
-from gpts import random_gpt
+from gpts import logits, random_gpt, tokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overnight.errors import UserError
-from overnight.exchange import gguf
+from overnight.exchange import gguf, llamacpp
 from overnight.exchange.gguf_vocabulary import describe
 from overnight.model import weights
 from overnight.pretrained import Pretrained
@@ -58,7 +58,7 @@ def pretrained(tokenizer=None, rows: int | None = None, **more) -> Pretrained:
     return Pretrained("somewhere", gpt.config, gpt.block_size, tensors, tokenizer)
 
 
-def written(model: Pretrained, path: Path, dtype: str = "f32", **more) -> GGUFReader:
+def written(model: Pretrained, path: Path, dtype: str = "float32", **more) -> GGUFReader:
     gguf.write(model, path, dtype, **more)
     return GGUFReader(path)
 
@@ -71,7 +71,7 @@ def field(reader: GGUFReader, key: str):
 def rounded(tensor: torch.Tensor, dtype: str) -> torch.Tensor:
     """What a matrix is in a type of torch's, or by the definition of q8_0: 32 weights, a scale in float16."""
     if dtype != "q8_0":
-        return tensor.to({"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[dtype]).float()
+        return tensor.to(getattr(torch, dtype)).float()
     blocks = tensor.reshape(-1, 32)
     scale = blocks.abs().amax(1, keepdim=True) / 127
     steps = torch.where(scale > 0, blocks / scale, 0)
@@ -94,14 +94,14 @@ def test_tensors(dtype, bias, tmp_path):
     for name, tensor in expected.items():
         small = tensor.dim() == 1 or name == "position_embd.weight"
         stored = found[name]
-        assert stored.tensor_type.name == ("F32" if small else dtype.upper()), name
+        assert stored.tensor_type.name == ("F32" if small else gguf.DTYPES[dtype]), name
         assert tuple(reversed(stored.shape.tolist())) == tuple(tensor.shape), name
         values = torch.from_numpy(dequantize(stored.data, stored.tensor_type).copy())
         wanted = tensor if small else rounded(tensor, dtype)
         assert torch.equal(values.view_as(tensor), wanted), name
 
 
-@pytest.mark.parametrize(("dtype", "file_type"), [("f32", 0), ("f16", 1), ("q8_0", 7), ("bf16", 32)])
+@pytest.mark.parametrize(("dtype", "file_type"), [("float32", 0), ("float16", 1), ("q8_0", 7), ("bfloat16", 32)])
 def test_metadata(dtype, file_type, tmp_path):
     model = pretrained()
     reader = written(model, tmp_path / "model.gguf", dtype, name="a run")
@@ -137,14 +137,14 @@ def test_byte_level_tokenizers(name, tmp_path):
     tokenizer = train(name, [TEXT * 3, "the cat sat on the mat and the rat"])
     reader = written(pretrained(tokenizer, rows=tokenizer.vocab_size + 3, n_embd=8, n_head=1), tmp_path / "model.gguf")
     assert (field(reader, "tokenizer.ggml.model"), field(reader, "tokenizer.ggml.pre")) == ("gpt2", "gpt-2")
-    tokens, kinds = field(reader, "tokenizer.ggml.tokens"), field(reader, "tokenizer.ggml.token_type")
+    names, kinds = field(reader, "tokenizer.ggml.tokens"), field(reader, "tokenizer.ggml.token_type")
     end = tokenizer.vocab_size - 1
-    assert tokens[end:] == ["<|endoftext|>", *(f"[PAD{end + n}]" for n in (1, 2, 3))]
+    assert names[end:] == ["<|endoftext|>", *(f"[PAD{end + n}]" for n in (1, 2, 3))]
     assert kinds == [1] * end + [3] + [5] * 3  # normal, control, unused
     for key in ("bos", "eos"):
         assert field(reader, f"tokenizer.ggml.{key}_token_id") == end
     assert field(reader, "tokenizer.ggml.add_bos_token") is False
-    library = as_the_library(tokens, field(reader, "tokenizer.ggml.merges"))
+    library = as_the_library(names, field(reader, "tokenizer.ggml.merges"))
 
     @settings(max_examples=50, deadline=None)
     @given(st.text() | st.text(" \n'stre1a"))
@@ -215,6 +215,10 @@ def changed(model: Pretrained, **more) -> Pretrained:
     return dataclasses.replace(model, model=dataclasses.replace(model.model, **more))
 
 
+def with_tokenizer(tokenizer) -> Pretrained:
+    return dataclasses.replace(pretrained(), tokenizer=tokenizer)
+
+
 def huge() -> Pretrained:
     model = pretrained()
     model.tensors["h.1.mlp.c_fc.weight"][0, 0] = 1e5
@@ -224,16 +228,20 @@ def huge() -> Pretrained:
 @pytest.mark.parametrize(
     ("make", "dtype", "message"),
     [
-        (lambda: pretrained(activation="gelu"), "f32", "somewhere: .*exact GELU.*--approximate-gelu"),
-        (lambda: changed(pretrained(), block="modern"), "f32", "somewhere: .*block 'gpt2', not for 'modern'"),
-        (lambda: dataclasses.replace(pretrained(), tokenizer=None), "f32", "somewhere: its tokenizer is not known"),
-        (lambda: dataclasses.replace(pretrained(), tokenizer=GPT2Tokenizer()), "f32", "50257 ids, the model only 257"),
-        (lambda: pretrained(n_embd=16), "q8_0", "multiple of 32, not 16; use f16"),
-        (lambda: pretrained(), "float32", "f32, f16, bf16, q8_0, not in 'float32'"),
-        (huge, "f16", "'h.1.mlp.c_fc.weight' has values beyond f16; use bf16"),
-        (lambda: pretrained(Other()), "f32", "no tokenizer such as my_package.tokenizers:mine"),
-        (lambda: pretrained(CharTokenizer("aé", False)), "f32", "beyond ASCII \\('é'\\) without an end of text"),
-        (lambda: pretrained(CharTokenizer("ab", False), rows=9), "f32", "2 characters, the model 9 rows"),
+        (lambda: pretrained(activation="gelu"), "float32", "somewhere: .*exact GELU.*--approximate-gelu"),
+        (lambda: changed(pretrained(), block="modern"), "float32", "somewhere: .*block 'gpt2', not for 'modern'"),
+        (lambda: with_tokenizer(None), "float32", "somewhere: its tokenizer is not known"),
+        (
+            lambda: dataclasses.replace(pretrained(), tokenizer=GPT2Tokenizer()),
+            "float32",
+            "50257 ids, the model only 257",
+        ),
+        (lambda: pretrained(n_embd=16), "q8_0", "multiple of 32, not 16; use float16"),
+        (lambda: pretrained(), "f32", "float32, float16, bfloat16, q8_0, not in 'f32'"),
+        (huge, "float16", "'h.1.mlp.c_fc.weight' has values beyond float16; use bfloat16"),
+        (lambda: pretrained(Other()), "float32", "no tokenizer such as my_package.tokenizers:mine"),
+        (lambda: pretrained(CharTokenizer("aé", False)), "float32", "beyond ASCII \\('é'\\) without an end of text"),
+        (lambda: pretrained(CharTokenizer("ab", False), rows=9), "float32", "2 characters, the model 9 rows"),
     ],
 )
 def test_what_llama_cpp_cannot_do_is_refused_in_one_line(make, dtype, message, tmp_path):
@@ -245,19 +253,28 @@ def test_what_llama_cpp_cannot_do_is_refused_in_one_line(make, dtype, message, t
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("model.gguf", b"older")]
 
 
-def test_the_exact_gelu_can_be_accepted(tmp_path):
-    model = pretrained(activation="gelu")
-    reader = written(model, tmp_path / "model.gguf", approximate_gelu=True)
-    assert len(reader.tensors) == len(model.tensors)
+@pytest.mark.parametrize("dtype", gguf.DTYPES)
+def test_a_file_is_read_back_as_the_rounded_model(dtype, tmp_path):
+    model, path = pretrained(bias=False), tmp_path / "model.gguf"
+    gguf.write(model, path, dtype)
+    again, expected = gguf.reread(path, model), gguf.rounded(model, dtype)
+    ids = tokens(257)
+    assert torch.equal(logits(again.build(), ids), logits(expected.build(), ids))
+    assert again.block_size == 32 and again.model == dataclasses.replace(model.model, bias=True)
+    for name, tensor in expected.tensors.items():
+        small = tensor.dim() == 1 or name == "wpe.weight"
+        assert torch.equal(tensor, model.tensors[name] if small else rounded(model.tensors[name], dtype)), name
+    with pytest.raises(ValueError, match="other tensors"):
+        gguf.reread(path, pretrained(n_layer=3))
 
 
 def test_without_the_package_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(UserError, match=r"pip install 'overnight\[gguf\]'"):
-        gguf.write(pretrained(), tmp_path / "model.gguf", "f32")
+        gguf.write(pretrained(), tmp_path / "model.gguf", "float32")
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
     with pytest.raises(UserError, match="pip install llama-cpp-python"):
-        gguf.logits(tmp_path / "model.gguf", [1])
+        llamacpp.logits(tmp_path / "model.gguf", [1])
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
@@ -269,7 +286,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
 
     monkeypatch.setattr(GGUFWriter, "write_tensors_to_file", full)
     with pytest.raises(OSError, match="No space left"):
-        gguf.write(pretrained(), path, "f32")
+        gguf.write(pretrained(), path, "float32")
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("model.gguf", b"older")]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from overnight import __version__
 from overnight.errors import UserError
 from overnight.exchange.gguf_vocabulary import BYTE_PAIRS, describe
-from overnight.exchange.names import with_biases
+from overnight.exchange.names import shape_of, with_biases
 from overnight.files import file_atomic
 from overnight.pretrained import Pretrained
 from overnight.tokenizers import Tokenizer
@@ -22,56 +22,60 @@ from overnight.tokenizers import Tokenizer
 if TYPE_CHECKING:
     import gguf
 
-DTYPES = ("f32", "f16", "bf16", "q8_0")
+DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}  # and the format's names
 EPSILON = 1e-5  # of our layer norms
 BLOCK = 32  # weights that share a scale in q8_0
 
 
-def write(pretrained: Pretrained, path: Path, dtype: str, *, name: str = "", approximate_gelu: bool = False) -> None:
+def write(pretrained: Pretrained, path: Path, dtype: str, name: str = "") -> None:
     """Writes a model and its tokenizer to the file `path`, replacing what is there, complete or not at all.
 
-    `dtype` is f32, f16, bf16 or q8_0, that of the matrices and the token embedding; position embeddings, biases and
-    layer norms are float32, as llama.cpp's own converter writes them. A bias that the model lacks is 0. llama.cpp
-    computes the tanh form of the GELU: a model with the exact one is written only with `approximate_gelu`. Raises
-    UserError where llama.cpp cannot do what the model or its tokenizer does, and where the package gguf is missing.
+    `dtype`, one of DTYPES, is that of the matrices and the token embedding; position embeddings, biases and layer
+    norms are float32, as llama.cpp's own converter writes them. A bias that the model lacks is 0. Raises UserError
+    where llama.cpp cannot do what the model or its tokenizer does, and where the package gguf is missing.
     """
     library = _library()
-    _check(pretrained, dtype, approximate_gelu)
+    _check(pretrained, dtype)
     assert pretrained.tokenizer is not None
     with file_atomic(path) as aside:
         writer = library.GGUFWriter(aside, library.MODEL_ARCH_NAMES[library.MODEL_ARCH.GPT2])
         _add_model(writer, pretrained, dtype, name)
         _add_tokenizer(writer, pretrained.tokenizer, pretrained.tensors["wte.weight"].shape[0])
-        for tensor_name, values, kind in _tensors(pretrained, dtype):
-            writer.add_tensor(tensor_name, values, raw_dtype=kind)
+        for ours, tensor in with_biases(pretrained.tensors).items():
+            kind, stored = _stored(ours, tensor, dtype)
+            if dtype == "float16" and not np.isfinite(stored).all():
+                raise UserError(f"{pretrained.where}: '{ours}' has values beyond float16; use bfloat16")
+            writer.add_tensor(_names(pretrained)[ours], stored, raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
 
 
-def logits(path: Path, ids: Sequence[int]) -> Tensor:
-    """What llama.cpp computes for a GGUF file, (len(ids), vocabulary) float32; UserError without llama-cpp-python.
-
-    Keys and values are kept in float32, too, which llama.cpp does not do by itself.
-    """
-    model = load(path, len(ids))
-    model.eval(list(ids))
-    found = torch.from_numpy(model.scores[: len(ids)].copy())
-    model.close()
-    return found
+def rounded(pretrained: Pretrained, dtype: str) -> Pretrained:
+    """The model with the weights that a file of `dtype` has, in float32."""
+    quants, tensors = _library().quants, {}
+    for name, tensor in pretrained.tensors.items():
+        kind, stored = _stored(name, tensor, dtype)
+        tensors[name] = torch.from_numpy(quants.dequantize(stored, kind))
+    return replace(pretrained, tensors=tensors)
 
 
-def load(path: Path, context: int) -> Any:
-    """A GGUF file in llama-cpp-python, computing on the CPU in float32 as far as llama.cpp does that."""
-    try:
-        import llama_cpp
-    except ImportError:
-        raise UserError("llama.cpp is not here: pip install llama-cpp-python, which compiles it") from None
-    return llama_cpp.Llama(
-        model_path=str(path), n_ctx=context, n_batch=context, n_ubatch=context, logits_all=True, n_gpu_layers=0,
-        type_k=llama_cpp.GGML_TYPE_F32, type_v=llama_cpp.GGML_TYPE_F32, verbose=False,
-    )  # fmt: skip
+def reread(path: Path, source: Pretrained) -> Pretrained:
+    """The model in a file that was written from `source`, in float32; ValueError where it is no such file."""
+    library = _library()
+    reader = library.GGUFReader(path)
+    found = {tensor.name: tensor for tensor in reader.tensors}
+    names = _names(source)
+    if found.keys() != set(names.values()):
+        raise ValueError(f"{path.name} has other tensors: {sorted(found.keys() ^ set(names.values()))}")
+    tensors = {}
+    for ours, theirs in names.items():
+        values = library.quants.dequantize(found[theirs].data, found[theirs].tensor_type)
+        tensors[ours] = torch.from_numpy(values.reshape(found[theirs].shape[::-1].tolist()).copy())
+    heads = reader.get_field("gpt2.attention.head_count").contents()
+    model, block_size = shape_of(tensors, heads, "gelu_tanh", path.name)
+    return Pretrained(path.name, model, block_size, tensors, source.tokenizer)
 
 
 def _library() -> Any:
@@ -82,13 +86,13 @@ def _library() -> Any:
     return gguf
 
 
-def _check(pretrained: Pretrained, dtype: str, approximate_gelu: bool) -> None:
+def _check(pretrained: Pretrained, dtype: str) -> None:
     where, model, tokenizer = pretrained.where, pretrained.model, pretrained.tokenizer
     if dtype not in DTYPES:
         raise UserError(f"GGUF is written in {', '.join(DTYPES)}, not in {dtype!r}")
     if model.block != "gpt2":
         raise UserError(f"{where}: GGUF is written for the block 'gpt2', not for {model.block!r}")
-    if model.activation != "gelu_tanh" and not approximate_gelu:
+    if model.activation != "gelu_tanh":
         raise UserError(
             f"{where}: the model has the exact GELU, and llama.cpp computes GPT-2's tanh form, so its logits differ "
             "slightly; where that is good enough, add --approximate-gelu"
@@ -98,7 +102,7 @@ def _check(pretrained: Pretrained, dtype: str, approximate_gelu: bool) -> None:
     if tokenizer.vocab_size > (rows := pretrained.tensors["wte.weight"].shape[0]):
         raise UserError(f"{where}: the tokenizer has {tokenizer.vocab_size} ids, the model only {rows}")
     if dtype == "q8_0" and model.n_embd % BLOCK:
-        raise UserError(f"{where}: q8_0 needs a width that is a multiple of {BLOCK}, not {model.n_embd}; use f16")
+        raise UserError(f"{where}: q8_0 needs a width that is a multiple of {BLOCK}, not {model.n_embd}; use float16")
 
 
 def _add_model(writer: gguf.GGUFWriter, pretrained: Pretrained, dtype: str, name: str) -> None:
@@ -113,8 +117,7 @@ def _add_model(writer: gguf.GGUFWriter, pretrained: Pretrained, dtype: str, name
     writer.add_head_count(model.n_head)
     writer.add_layer_norm_eps(EPSILON)
     kinds = library.LlamaFileType
-    types = {"f32": kinds.ALL_F32, "f16": kinds.MOSTLY_F16, "bf16": kinds.MOSTLY_BF16, "q8_0": kinds.MOSTLY_Q8_0}
-    writer.add_file_type(types[dtype])
+    writer.add_file_type(kinds.ALL_F32 if dtype == "float32" else kinds[f"MOSTLY_{DTYPES[dtype]}"])
     if dtype == "q8_0":
         writer.add_quantization_version(library.GGML_QUANT_VERSION)
 
@@ -135,15 +138,18 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer, rows: int) -> 
     writer.add_add_bos_token(False)
 
 
-def _tensors(pretrained: Pretrained, dtype: str) -> Iterator[tuple[str, npt.NDArray[Any], Any]]:
-    """Each tensor by llama.cpp's name, as the bytes or numbers that it is stored as, and that type."""
+def _names(pretrained: Pretrained) -> dict[str, str]:
+    """llama.cpp's name of each tensor that a file has, by ours."""
     library = _library()
-    types = library.GGMLQuantizationType
     names = library.get_tensor_name_map(library.MODEL_ARCH.GPT2, pretrained.model.n_layer)
-    for name, tensor in with_biases(pretrained.tensors).items():
-        kind = types.F32 if tensor.dim() < 2 or name == "wpe.weight" else types[dtype.upper()]
-        with np.errstate(over="ignore"):
-            values = library.quants.quantize(tensor.float().numpy(), kind)
-        if dtype == "f16" and not np.isfinite(values).all():
-            raise UserError(f"{pretrained.where}: '{name}' has values beyond f16; use bf16")
-        yield names.get_name(f"transformer.{name}", try_suffixes=(".weight", ".bias")), values, kind
+    ours = with_biases(pretrained.tensors)
+    return {name: names.get_name(f"transformer.{name}", try_suffixes=(".weight", ".bias")) for name in ours}
+
+
+def _stored(name: str, tensor: Tensor, dtype: str) -> tuple[Any, npt.NDArray[Any]]:
+    """The type that a tensor is stored in, and its numbers or bytes as they are stored."""
+    library = _library()
+    small = tensor.dim() < 2 or name == "wpe.weight"
+    kind = library.GGMLQuantizationType["F32" if small else DTYPES[dtype]]
+    with np.errstate(over="ignore"):  # `write` looks for what is infinite
+        return kind, library.quants.quantize(tensor.float().numpy(), kind)
