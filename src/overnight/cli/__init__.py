@@ -19,6 +19,7 @@ COMMANDS = {  # name: what it does, as `overnight --help` prints it
     "stop": "ask a running training to write a checkpoint and end",
     "sample": "text from a run's model",
     "eval": "the loss of a run, or of weights from elsewhere, on a dataset",
+    "export": "a model as files for other programs, proven by reloading them",
     "report": "one self-contained HTML file from one or several runs",
 }
 

@@ -1,15 +1,17 @@
-"""Folders in transformers' format for GPT-2."""
+"""Folders in transformers' format for GPT-2: read and written."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from overnight.errors import UserError
-from overnight.exchange import safe_torch
-from overnight.exchange.names import ACTIVATIONS, our_names, shape_of
+from overnight.exchange import safe_torch, tokenizer_files
+from overnight.exchange.names import ACTIVATIONS, our_names, shape_of, transformers_names
+from overnight.files import write_json
 from overnight.pretrained import Pretrained
 from overnight.runs import read_json
 from overnight.tokenizers import Tokenizer
@@ -46,6 +48,50 @@ def read(folder: Path) -> Pretrained:
     return Pretrained(str(folder), model, block_size, tensors, tokenizer_in(folder))
 
 
+def write(pretrained: Pretrained, folder: Path, dtype: torch.dtype) -> None:
+    """Writes model.safetensors, config.json, generation_config.json and the tokenizer's files into `folder`."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.to(dtype) for name, tensor in transformers_names(pretrained.build()).items()}
+    try:
+        save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(f"{folder / SINGLE}: {error}") from error
+    end = None if pretrained.tokenizer is None else pretrained.tokenizer.end_of_text
+    write_json(folder / "config.json", _config(pretrained, dtype, end))
+    write_json(folder / "generation_config.json", _generation(pretrained, end))
+    if pretrained.tokenizer is not None:
+        tokenizer_files.write(pretrained.tokenizer, folder, pretrained.block_size)
+
+
+def _config(pretrained: Pretrained, dtype: torch.dtype, end: int | None) -> dict[str, Any]:
+    model = pretrained.model
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "activation_function": "gelu_new" if model.activation == "gelu_tanh" else "gelu",
+        "n_layer": model.n_layer,
+        "n_head": model.n_head,
+        "n_embd": model.n_embd,
+        "n_positions": pretrained.block_size,
+        "vocab_size": model.vocab_size,
+        **FIXED,
+        **dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), model.dropout),
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "torch_dtype": str(dtype).removeprefix("torch."),
+    }
+
+
+def _generation(pretrained: Pretrained, end: int | None) -> dict[str, Any]:
+    """Greedy unless told otherwise; rows of the vocabulary that stand for no token are never generated."""
+    settings: dict[str, Any] = {"do_sample": False, "bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+    rows = pretrained.tensors["wte.weight"].shape[0]
+    known = rows if pretrained.tokenizer is None else pretrained.tokenizer.vocab_size
+    return settings | ({"suppress_tokens": list(range(known, rows))} if known < rows else {})
+
+
 def tokenizer_in(folder: Path) -> Tokenizer | None:
     """The tokenizer of a folder: GPT-2's, or one that `bpe:SIZE` could have written; None for any other or none."""
     file = folder / "tokenizer.json"
@@ -56,8 +102,10 @@ def tokenizer_in(folder: Path) -> Tokenizer | None:
         size = len(read_json(file)["model"]["vocab"])
         if size == GPT2Tokenizer().vocab_size and _is_gpt2(read_json(file)):
             return GPT2Tokenizer()
+        if (simple := tokenizer_files.from_json(content)) is not None:
+            return simple
         return BPETokenizer.from_json(f"bpe:{size}", content)
-    except (OSError, UnicodeDecodeError, UserError, KeyError, TypeError):
+    except (OSError, ValueError, UserError, KeyError, TypeError):
         return None
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from overnight.errors import UserError
-from overnight.exchange.names import shape_of
+from overnight.exchange.names import our_names, shape_of, transformers_names
 from overnight.pretrained import Pretrained
 from overnight.tokenizers.gpt2 import GPT2Tokenizer
 
@@ -75,6 +75,18 @@ def read(path: Path) -> Pretrained:
     model, _ = shape_of(tensors, n_head, "gelu_tanh", str(path))
     tokenizer = GPT2Tokenizer() if vocab_size == GPT2Tokenizer().vocab_size else None
     return Pretrained(str(path), model, block_size, tensors, tokenizer)
+
+
+def write(pretrained: Pretrained, path: Path, dtype: torch.dtype) -> None:
+    """Writes a checkpoint; a bias that the model lacks is 0. UserError where llm.c's code is another model."""
+    if pretrained.model.activation != "gelu_tanh":
+        raise UserError(
+            f"{pretrained.where} has the exact GELU, llm.c has the tanh form alone: it would be another model; "
+            "`--to hf` keeps it"
+        )
+    tensors = our_names(transformers_names(pretrained.build()), pretrained.where)
+    with path.open("wb") as file:
+        file.writelines(to_bytes(tensors, pretrained.model.n_head, dtype))
 
 
 def to_bytes(tensors: dict[str, Tensor], n_head: int, dtype: torch.dtype) -> list[bytes]:

@@ -1,21 +1,28 @@
-"""Checkpoints of nanoGPT (`ckpt.pt`) and build-nanogpt (`model_*.pt`)."""
+"""Checkpoints of nanoGPT (`ckpt.pt`), read and written, and of build-nanogpt (`model_*.pt`), read."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from overnight.data.foreign.meta import NAME, read_meta
+from overnight import checkpoint
+from overnight.config import OptimConfig
+from overnight.data.foreign.meta import NAME, read_meta, write_meta
 from overnight.errors import UserError
 from overnight.exchange.names import our_names, shape_of
 from overnight.exchange.safe_torch import load
+from overnight.model import GPT, weights
 from overnight.pretrained import Pretrained
+from overnight.runs import RunFolder
 from overnight.tokenizers import Tokenizer
 from overnight.tokenizers.gpt2 import GPT2Tokenizer
 
 GPT2_IDS, ROUNDED_UP = 50_257, 50_304
+FILE = "ckpt.pt"
+NO_LOSS = 1e9  # nanoGPT's own best loss before there is one
 
 
 def read(path: Path) -> Pretrained:
@@ -54,3 +61,72 @@ def _tokenizer(path: Path, content: dict[str, Any], rows: int) -> Tokenizer | No
             found = read_meta(folder / NAME)
             return found if found.vocab_size <= rows else None
     return GPT2Tokenizer() if rows in (GPT2_IDS, ROUNDED_UP) else None
+
+
+def write(pretrained: Pretrained, folder: Path, dtype: torch.dtype) -> None:
+    """Writes ckpt.pt as nanoGPT's train.py saves it, and beside it meta.pkl where the tokens are not GPT-2's.
+
+    The optimizer's moments come along where the weights are a run's; else its AdamW begins anew. UserError where
+    nanoGPT's code is another model.
+    """
+    if pretrained.model.activation != "gelu":
+        raise UserError(
+            f"{pretrained.where} has the tanh GELU, nanoGPT has the exact form alone: it would be another model; "
+            "`--to hf` keeps it"
+        )
+    gpt = pretrained.build()
+    state = {f"transformer.{name}": tensor.to(dtype).clone() for name, tensor in weights(gpt).items()}
+    state["lm_head.weight"] = state["transformer.wte.weight"]
+    shape = {name: getattr(gpt.config, name) for name in ("n_layer", "n_head", "n_embd", "bias", "vocab_size")}
+    content = {
+        "model": state,
+        "optimizer": _optimizer(pretrained, gpt),
+        "model_args": {**shape, "block_size": gpt.block_size, "dropout": gpt.config.dropout},
+        "iter_num": pretrained.step or 0,
+        "best_val_loss": NO_LOSS if pretrained.step is None else _val_loss(Path(pretrained.where)),
+        "config": {"dataset": dataset_name(pretrained.tokenizer)},
+    }
+    with (folder / FILE).open("wb") as file:
+        torch.save(content, file)
+    if pretrained.tokenizer is not None and not isinstance(pretrained.tokenizer, GPT2Tokenizer):
+        write_meta(folder / NAME, pretrained.tokenizer)
+
+
+def dataset_name(tokenizer: Tokenizer | None) -> str:
+    """The folder in nanoGPT's data/ whose meta.pkl its sample.py is to use."""
+    return "overnight" if tokenizer is None else f"overnight-{tokenizer.name.partition(':')[0]}"
+
+
+def _val_loss(folder: Path) -> float:
+    found = checkpoint.read_state(folder).val_loss
+    return NO_LOSS if found is None else found
+
+
+def _optimizer(pretrained: Pretrained, gpt: GPT) -> dict[str, Any]:
+    """AdamW's state_dict over nanoGPT's two groups: the tensors of two dimensions or more, then the others."""
+    named = dict(gpt.named_parameters())
+    groups = [[name for name in named if named[name].dim() >= 2], [name for name in named if named[name].dim() < 2]]
+    config, tensors, scalars = OptimConfig(), dict[str, Tensor](), dict[str, dict[str, float]]()
+    if pretrained.step is not None:
+        folder = Path(pretrained.where)
+        config = RunFolder.open(folder.parent.parent).config().recipe.optim
+        tensors = checkpoint.load_tensors(folder, checkpoint.OPTIMIZER)
+        scalars = checkpoint.read_state(folder).optimizer
+    stand_ins = [[nn.Parameter(torch.empty(0)) for _ in names] for names in groups]
+    adamw = torch.optim.AdamW(
+        [
+            {"params": stand_ins[0], "weight_decay": config.weight_decay},
+            {"params": stand_ins[1], "weight_decay": 0.0},
+        ],
+        lr=config.lr,
+        betas=(config.beta1, config.beta2),
+        eps=config.eps,
+    )
+    stored: dict[str, Any] = adamw.state_dict()
+    for number, name in enumerate(groups[0] + groups[1]):
+        moments = {key: tensors.get(f"{key}/{name}") for key in ("exp_avg", "exp_avg_sq")}
+        if all(moment is not None for moment in moments.values()):  # a frozen parameter has none
+            rows = pretrained.tensors[name].shape[0]  # without those that pad the vocabulary in memory
+            cut = {key: moment[:rows].clone() for key, moment in moments.items() if moment is not None}
+            stored["state"][number] = {"step": torch.tensor(scalars[name]["step"]), **cut}
+    return stored

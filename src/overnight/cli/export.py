@@ -1,0 +1,61 @@
+"""`overnight export`"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from overnight.cli.arguments import parse
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """A trained model as files that other programs read, proven by reloading them."""
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """A run folder, a folder in transformers' GPT-2 format, or a checkpoint of nanoGPT, build-nanogpt or llm.c."""
+    to: str
+    """hf (transformers), nanogpt, llm.c."""
+    out: Path
+    """The folder to write."""
+    checkpoint: str = "best"
+    """Of a run: best, last, or a step."""
+    dtype: str = "float32"
+    """float32, bfloat16, float16."""
+    licence: str = "unknown"
+    """The model's licence, as the hub calls it (mit, apache-2.0, ...)."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    given = parse(Arguments, arguments, "export")
+    from overnight.exchange.certificate import CertificateError
+    from overnight.exchange.export import export
+
+    try:
+        certificate = export(given.source, given.to, given.out, given.checkpoint, given.dtype, given.licence)
+    except CertificateError as error:
+        print(f"overnight: nothing is exported: {error}", file=sys.stderr)
+        return 1
+    print(summary(certificate, given.out))
+    return 0
+
+
+def summary(certificate: dict[str, Any], out: Path) -> str:
+    """What was written and what was proven."""
+    logits, again, ids = certificate["logits"], certificate["continuations"], certificate["tokenizer"]
+    size = sum(file["bytes"] for file in certificate["files"].values())
+    lines = [
+        f"{out}: {certificate['to']}, {certificate['dtype']}, {size / 1e6:,.1f} MB",
+        f"reloaded by {certificate['runtime']['name']}: logits of {logits['tokens']:,} tokens equal to "
+        f"{logits['largest_difference']:.1e}; {again['equal']} of {again['prompts']} greedy continuations equal"
+        + (f", {again['ties']} part at a tie" if again["ties"] else ""),
+        f"tokenizer: {ids['vocabulary']:,} ids, and {ids['ids_compared']:,} of a text, equal"
+        if ids
+        else "no tokenizer is in these files",
+    ]
+    return "\n".join(lines)

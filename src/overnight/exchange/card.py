@@ -1,0 +1,161 @@
+"""README.md of an export: what the model is and how it came to be, from its run's own files and nothing else."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+from overnight import checkpoint
+from overnight.data.mixture import Mixture
+from overnight.errors import UserError
+from overnight.exchange.nanogpt import dataset_name
+from overnight.pretrained import Pretrained
+from overnight.runs import RunFolder, read_lines
+
+USE = {
+    "hf": """\
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+    model = AutoModelForCausalLM.from_pretrained(FOLDER)
+    ids = tokenizer("Once", return_tensors="pt")
+    print(tokenizer.decode(model.generate(**ids, max_new_tokens=50)[0]))
+""",
+    "nanogpt": """\
+    python sample.py --out_dir=FOLDER
+    python train.py --init_from=resume --out_dir=FOLDER --dataset=...
+
+sample.py looks for the meta.pkl of this folder, where it has one, as data/DATASET/meta.pkl in its own.
+""",
+    "llm.c": """\
+    ./train_gpt2cu -e FOLDER/model.bin ...
+""",
+}
+# The folders of absolute paths: how the maker's machine is laid out is nobody's business.
+FOLDERS = r"(?<![^,=])(?:/|[A-Za-z]:\\)(?:[^/\\,:]+[/\\])*"
+Rows = list[tuple[str, str]]
+
+
+def card(pretrained: Pretrained, certificate: dict[str, Any], title: str, licence: str) -> str:
+    """Markdown with the metadata that the Hugging Face hub reads. What the run's files do not say is left out."""
+    to = certificate["to"]
+    parts = [_front_matter(to, licence), f"# {title}", "", _model(pretrained)]
+    if pretrained.step is not None:
+        folder = Path(pretrained.where)
+        run = RunFolder.open(folder.parent.parent)
+        attempts = read_lines(run.path / "attempts.jsonl")
+        parts += ["", "## Training", "", _table(_training(run, folder, attempts))]
+        parts += ["", _command(attempts), "## Data", "", _data(attempts)]
+    if to in USE:
+        parts += ["", "## Use", "", USE[to].replace("DATASET", dataset_name(pretrained.tokenizer)).rstrip()]
+        if pretrained.model.vocab_size and to == "hf":
+            parts += ["", f"A text can have up to {pretrained.block_size} tokens, prompt included."]
+    parts += ["", "## Checked", "", _checked(certificate), ""]
+    return "\n".join(parts)
+
+
+def _front_matter(to: str, licence: str) -> str:
+    library = ["library_name: transformers"] if to == "hf" else []
+    lines = [f"license: {licence}", *library, "pipeline_tag: text-generation", "tags:", "- gpt2", "- overnight"]
+    return "\n".join(["---", *lines, "---", ""])
+
+
+def _model(pretrained: Pretrained) -> str:
+    model, tokenizer = pretrained.model, pretrained.tokenizer
+    parameters = sum(tensor.numel() for tensor in pretrained.tensors.values())
+    rows = [
+        ("architecture", "GPT-2: pre-LayerNorm transformer, learned positions, tied head"),
+        ("parameters", f"{parameters:,}"),
+        ("layers, heads, width", f"{model.n_layer}, {model.n_head}, {model.n_embd}"),
+        ("context", f"{pretrained.block_size:,} tokens"),
+        ("vocabulary", f"{model.vocab_size:,} rows"),
+        ("tokenizer", "unknown" if tokenizer is None else f"{tokenizer.name}, {tokenizer.vocab_size:,} ids"),
+        ("activation", "GELU, tanh form" if model.activation == "gelu_tanh" else "GELU, exact"),
+        ("biases", "yes" if model.bias else "no"),
+    ]
+    made = "Exported" if pretrained.step is not None else "Converted"
+    return f"{made} with overnight.\n\n{_table(rows)}"
+
+
+def _training(run: RunFolder, folder: Path, attempts: list[dict[str, Any]]) -> Rows:
+    config, state = run.config(), checkpoint.read_state(folder)
+    recipe = config.recipe
+    optim = recipe.optim
+    rows = [
+        ("preset", config.preset),
+        ("steps", f"{state.step:,}"),
+        ("tokens seen", f"{state.tokens:,}"),
+        ("tokens a step", f"{recipe.train.tokens_per_step:,}"),
+        ("optimizer", f"AdamW, betas {optim.beta1} and {optim.beta2}, weight decay {optim.weight_decay}"),
+        ("learning rate", f"{optim.lr}, {optim.schedule}"),
+        ("dropout", str(recipe.model.dropout)),
+        ("seed", str(recipe.seed)),
+    ]
+    if recipe.init_from:
+        rows.append(("started from", f"the weights of {Path(recipe.init_from).name}"))
+    measured = [
+        line
+        for line in read_lines(run.path / "metrics.jsonl")
+        if line.get("kind") == "eval" and line["step"] <= state.step and line.get("val_loss") is not None
+    ]
+    if measured:
+        rows.append(("validation loss", _validation(measured[-1])))
+    devices = list(dict.fromkeys(str(attempt["device"]) for attempt in attempts if "device" in attempt))
+    return [*rows, ("device", ", ".join(devices))] if devices else rows
+
+
+def _validation(line: dict[str, Any]) -> str:
+    bits = line.get("val_bits_per_byte")
+    per_byte = f", {bits:.4f} bits per byte" if bits is not None else ""
+    tokens = f" on {line['val_tokens']:,} tokens" if "val_tokens" in line else ""
+    return f"{line['val_loss']:.4f} nats per token{per_byte}{tokens}, at step {line['step']:,}"
+
+
+def _command(attempts: list[dict[str, Any]]) -> str:
+    words = [str(word) for word in attempts[0].get("command", [])] if attempts else []
+    if not words:
+        return ""
+    return f"    {shlex.join([Path(words[0]).name, *(re.sub(FOLDERS, '', word) for word in words[1:])])}\n"
+
+
+def _data(attempts: list[dict[str, Any]]) -> str:
+    dataset = attempts[-1]["dataset"] if attempts else {}
+    rows: Rows = [("fingerprint", str(dataset.get("fingerprint", "unknown")))]
+    try:
+        mixture = Mixture.open(dataset.get("path", ""))
+        if mixture.fingerprint != dataset.get("fingerprint"):
+            raise UserError("another dataset is in its place")
+    except UserError:
+        return _table(rows)
+    for corpus in mixture.corpora:
+        manifest = corpus.manifest
+        name = f"{corpus.name}, weight {corpus.weight}" if len(mixture.corpora) > 1 else "training text"
+        split = manifest.splits["train"]
+        rows.append((name, f"{split['documents']:,} documents, {split['tokens']:,} tokens"))
+        for source in manifest.sources:
+            licence = source.get("licence") or "unknown"
+            revision = f", revision {source['revision']}" if source.get("revision") else ""
+            rows.append(("source", f"{source.get('name', 'unknown')}{revision}, licence {licence}"))
+    return _table(rows)
+
+
+def _checked(certificate: dict[str, Any]) -> str:
+    logits, runtime, again = certificate["logits"], certificate["runtime"], certificate["continuations"]
+    versions = ", ".join(f"{name} {version}" for name, version in runtime["versions"].items())
+    ids = certificate["tokenizer"]
+    tokens = f", and the same {ids['ids_compared']:,} token ids for the same text" if ids else ""
+    return (
+        f"These files ({certificate['dtype']}) were reloaded with {runtime['name']} ({versions}) and gave the same "
+        f"logits on {logits['tokens']:,} tokens (largest difference {logits['largest_difference']:.1e}, computed in "
+        f"{logits['computed_in']}), the same {again['prompts']} greedy continuations{tokens}. "
+        "certificate.json has the numbers, and the SHA-256 of every file."
+    )
+
+
+def _table(rows: Rows) -> str:
+    def cell(text: str) -> str:
+        return " ".join(text.split()).replace("|", "\\|")
+
+    return "\n".join(["| | |", "|---|---|", *(f"| {cell(name)} | {cell(value)} |" for name, value in rows)])

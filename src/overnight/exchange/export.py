@@ -1,0 +1,118 @@
+"""Writing a model for other programs, and proving each export before it is there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from overnight.data.foreign.meta import NAME as META
+from overnight.errors import UserError, suggestion
+from overnight.exchange import huggingface, llmc, nanogpt, sources
+from overnight.exchange.card import card
+from overnight.exchange.certificate import CertificateError, certify
+from overnight.exchange.held_out import held_out
+from overnight.exchange.runtimes import Overnight, Runtime, transformers_or_own
+from overnight.files import folder_atomic, sha256, write_atomic, write_json
+from overnight.pretrained import Pretrained
+from overnight.tokenizers import Tokenizer
+
+FORMAT, VERSION = "overnight-certificate", 1
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+LLMC = "model.bin"
+
+
+@dataclass(frozen=True)
+class Target:
+    """How a model is written into a folder for one program, and what it is reloaded with."""
+
+    write: Callable[[Pretrained, Path, torch.dtype], None]
+    reload: Callable[[Path, Tokenizer | None], Runtime]
+    dtypes: tuple[str, ...] = tuple(DTYPES)
+
+
+def _nanogpt(folder: Path, known: Tokenizer | None) -> Runtime:
+    read = nanogpt.read(folder / nanogpt.FILE)
+    return Overnight(read, known, own=read.tokenizer if (folder / META).exists() else None)
+
+
+TARGETS: dict[str, Target] = {
+    "hf": Target(huggingface.write, transformers_or_own),
+    "nanogpt": Target(nanogpt.write, _nanogpt),
+    "llm.c": Target(
+        lambda pretrained, folder, dtype: llmc.write(pretrained, folder / LLMC, dtype),
+        lambda folder, known: Overnight(llmc.read(folder / LLMC), known),
+        ("float32", "bfloat16"),
+    ),
+}
+
+
+def export(
+    source: str, to: str, out: Path, which: str = "best", dtype: str = "float32", licence: str = "unknown"
+) -> dict[str, Any]:
+    """Writes what `source` names into the folder `out` for the program `to`; returns the certificate.
+
+    The folder has README.md and certificate.json too. It is complete or absent. Raises UserError where the program's
+    model is another one or `out` is in use, CertificateError where what was written, reloaded, is not the model.
+    """
+    target = _checked(to, dtype, licence, out)
+    pretrained = sources.read(source, which)
+    text = held_out(pretrained)
+    if out.exists():
+        out.rmdir()  # it is empty; Windows renames nothing onto a folder that is there
+    with folder_atomic(out) as aside:
+        target.write(pretrained, aside, DTYPES[dtype])
+        runtime = _reloaded(target, aside, pretrained)
+        findings = certify(pretrained, runtime, DTYPES[dtype], text)
+        origin = {"name": Path(source).resolve().name, "step": pretrained.step, "files": _weights(pretrained.where)}
+        certificate = {
+            "format": FORMAT,
+            "version": VERSION,
+            "to": to,
+            "dtype": dtype,
+            "source": origin,
+            **findings,
+        }
+        write_atomic(aside / "README.md", card(pretrained, certificate, out.resolve().name, licence))
+        files = {str(file.relative_to(aside)): _described(file) for file in sorted(aside.rglob("*"))}
+        certificate["files"] = files
+        write_json(aside / "certificate.json", certificate)
+    return certificate
+
+
+def _checked(to: str, dtype: str, licence: str, out: Path) -> Target:
+    if to not in TARGETS:
+        raise UserError(f"--to {to} is not known{suggestion(to, TARGETS)}; there are {', '.join(TARGETS)}")
+    if dtype not in TARGETS[to].dtypes:
+        raise UserError(f"--dtype {dtype} cannot be written for {to}; it can be {', '.join(TARGETS[to].dtypes)}")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", licence):
+        raise UserError(f"--licence {licence!r} is not an identifier of the hub's, such as mit or cc-by-4.0")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists already; choose another --out, or remove it")
+    return TARGETS[to]
+
+
+def _reloaded(target: Target, folder: Path, pretrained: Pretrained) -> Runtime:
+    """The export as its program loads it; what the program raises on the files is a failure of the export."""
+    try:
+        return target.reload(folder, pretrained.tokenizer)
+    except OSError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise CertificateError(f"what was written cannot be loaded: {reason}") from error
+
+
+def _weights(path: str) -> dict[str, str]:
+    """The SHA-256 of each file that the weights were read from."""
+    where = Path(path)
+    found = [where] if where.is_file() else sorted({*where.glob("model*.safetensors"), *where.glob("*.bin")})
+    return {file.name: sha256(file) for file in found}
+
+
+def _described(file: Path) -> dict[str, Any]:
+    return {"bytes": file.stat().st_size, "sha256": sha256(file)}
