@@ -21,7 +21,7 @@ USE = {
     tokenizer = AutoTokenizer.from_pretrained(FOLDER)
     model = AutoModelForCausalLM.from_pretrained(FOLDER)
     ids = tokenizer("Once", return_tensors="pt")
-    print(tokenizer.decode(model.generate(**ids, max_new_tokens=50)[0]))
+    text = tokenizer.decode(model.generate(**ids, max_new_tokens=50)[0])
 """,
     "nanogpt": """\
     python sample.py --out_dir=FOLDER
