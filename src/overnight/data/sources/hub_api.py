@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from overnight.data.sources.hub_listing import RemoteFile
-from overnight.data.sources.patience import GaveUp, Interrupted, Patience, patiently, seconds
+from overnight.data.sources.patience import GaveUp, Interrupted, Patience, http_library, patiently, seconds
 from overnight.errors import UserError
 from overnight.files import sync
 
@@ -198,7 +198,7 @@ class Hub:
     @contextmanager
     def _told(self, revision: str | None, path: str) -> Iterator[None]:
         """Turns what goes wrong into a UserError of one line."""
-        import httpx2
+        httpx = http_library()
         from huggingface_hub import errors
 
         page = f"{self.host}/datasets/{self.repo}"
@@ -224,7 +224,7 @@ class Hub:
                 f"{what} cannot be fetched from {self.host} ({reason}); connect to a network, or name a mirror "
                 "with HF_ENDPOINT; the same command goes on"
             ) from None
-        except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
+        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             raise UserError(f"HF_ENDPOINT is '{self.host}', which is no address ({error})") from None
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{self.host} does not answer as a hub does, for {what}; look at HF_ENDPOINT") from None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import TypeVar
 
 from overnight.errors import UserError
@@ -69,12 +71,19 @@ class Patience:
         self.check()
 
 
+def http_library() -> ModuleType:
+    """What huggingface_hub makes its requests with, and raises the errors of: httpx2 from its version 2 on."""
+    from huggingface_hub import __version__
+
+    return importlib.import_module("httpx" if __version__.startswith("1.") else "httpx2")
+
+
 def patiently(attempt: Callable[[], Result], patience: Patience, reached: threading.Event) -> Result:
     """What `attempt` returns, tried again after what may pass; other errors go through. Raises GaveUp, Stopped.
 
     `reached` is set from the first answer on.
     """
-    import httpx2
+    httpx = http_library()
     from huggingface_hub.errors import HfHubHTTPError
 
     while True:
@@ -90,9 +99,9 @@ def patiently(attempt: Callable[[], Result], patience: Patience, reached: thread
             reason, least = f"it answers {status} {error.response.reason_phrase}", _retry_after(error.response.headers)
         except Interrupted as error:
             reason, least = str(error), 0.0
-        except httpx2.UnsupportedProtocol:
+        except httpx.UnsupportedProtocol:
             raise
-        except httpx2.TransportError as error:
+        except httpx.TransportError as error:
             reason, least = str(error) or type(error).__name__, 0.0
         patience.wait(reason, least, patience.limit if reached.is_set() else min(FIRST_CONTACT, patience.limit))
 
