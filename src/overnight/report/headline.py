@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from overnight.report.charts import COLORS
 from overnight.report.facts import Facts, Validation, dig, facts, not_numbers, tokenizer
 from overnight.report.run_data import RunData
-from overnight.report.wording import DASH, Html, duration, escape, join, moment, several, short, table
+from overnight.report.wording import DASH, Html, duration, escape, join, moment, several, short, table, tiles
 
 
 def headline(runs: Sequence[RunData]) -> Html:
@@ -77,31 +77,27 @@ def _progress(known: Facts) -> Html:
 
 def _tiles(run: RunData, known: Facts) -> Html:
     final, best = known.final, known.best
-    tiles = []
+    shown = []
     if final and best:
         is_best = "its best so far" if not known.finished else "its best"
         words = [f"perplexity {short(final.perplexity)}", _bits(final), is_best if final == best else ""]
-        tiles.append(("Validation loss", _loss(final.loss), " · ".join(filter(None, words))))
+        shown.append(("Validation loss", _loss(final.loss), " · ".join(filter(None, words))))
         if final != best:
             words = [f"at step {best.step:,}", _bits(best)]
-            tiles.append(("Best validation loss", _loss(best.loss), " · ".join(filter(None, words))))
+            shown.append(("Best validation loss", _loss(best.loss), " · ".join(filter(None, words))))
     if known.train_loss is not None:
-        tiles.append(("Training loss", _loss(known.train_loss), "mean of the last 2% of its lines"))
+        shown.append(("Training loss", _loss(known.train_loss), "mean of the last 2% of its lines"))
     if known.tokens is not None:
         epochs = f"{known.epochs:.3g} epochs" if known.epochs is not None else ""
-        tiles.append(("Tokens seen", short(known.tokens), epochs))
+        shown.append(("Tokens seen", short(known.tokens), epochs))
     if known.seconds is not None:
         tries = several(len(run.attempts), "attempt") if run.attempts else ""
-        tiles.append(("Training time", duration(known.seconds), tries))
+        shown.append(("Training time", duration(known.seconds), tries))
     if known.tokens_per_second is not None:
-        tiles.append(("Tokens per second", short(known.tokens_per_second), "median"))
-    if not tiles:
+        shown.append(("Tokens per second", short(known.tokens_per_second), "median"))
+    if not shown:
         return Html('<p class="empty">Nothing measured yet.</p>')
-    cells = join(
-        Html(f'<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd><dd class="beside">{escape(beside)}</dd></div>\n')
-        for name, value, beside in tiles
-    )
-    return Html(f'<dl class="tiles">{cells}</dl>\n')
+    return tiles(shown)
 
 
 def _bits(result: Validation) -> str:

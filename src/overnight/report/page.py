@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib import resources
 from pathlib import Path
 
-from overnight import __version__
 from overnight.errors import UserError
-from overnight.files import write_atomic
 from overnight.report import sections
 from overnight.report.charts import COLORS, Chart, charts, payload
+from overnight.report.document import asset, document, with_links, write_page
 from overnight.report.headline import headline, incomparable
 from overnight.report.run_data import RunData, read_run
 from overnight.report.svg import draw
@@ -28,35 +23,19 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     """
     if not runs:
         raise UserError("a report needs at least one run folder")
-    html = page([read_run(folder) for folder in dict.fromkeys(runs)])
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(out, html)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written ({error.strerror}); choose another file with --out") from None
-    return out
+    return write_page(page([read_run(folder) for folder in dict.fromkeys(runs)]), out)
 
 
 def page(runs: Sequence[RunData]) -> str:
     """The whole page as text."""
     _name_apart(runs)
-    script = _asset("curves.js") + _asset("report.js")
-    values = {
-        # The script runs because its hash is named here; anything that slipped into the page from a run does not.
-        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        "title": escape(" · ".join(run.name for run in runs[:4]) + (" …" if len(runs) > 4 else "")),
-        "style": _asset("report.css"),
-        "body": _body(runs, drawn := charts(runs)),
-        "footer": escape(f"overnight {__version__} · written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"),
-        "data": payload(runs, drawn),
-        "script": script,
-    }
-    parts = _asset("report.html").split("{{")  # split once: nothing that a value contains is filled in again
-    filled = [parts[0]]
-    for part in parts[1:]:
-        name, rest = part.split("}}", 1)
-        filled += [values[name], rest]
-    return "".join(filled)
+    drawn = charts(runs)
+    return document(
+        " · ".join(run.name for run in runs[:4]) + (" …" if len(runs) > 4 else ""),
+        _body(runs, drawn),
+        script=asset("curves.js") + asset("report.js"),
+        data=payload(runs, drawn),
+    )
 
 
 def _body(runs: Sequence[RunData], drawn: Sequence[Chart]) -> Html:
@@ -69,10 +48,8 @@ def _body(runs: Sequence[RunData], drawn: Sequence[Chart]) -> Html:
         ("attempts", "Attempts", sections.attempts(runs)),
         ("decisions", "Decisions", sections.decisions(runs)),
     ]
-    there = [(name, title, content) for name, title, content in parts if content]
-    links = "".join(f'<a href="#{name}">{title}</a>' for name, title, _ in there)
-    rest = "".join(f'<section id="{name}"><h2>{title}</h2>\n{content}</section>\n' for name, title, content in there)
-    return Html(f"{headline(runs)}<nav>{links}</nav>\n{sections.notes(runs)}{rest}")
+    links, rest = with_links(parts)
+    return Html(f"{headline(runs)}{links}{sections.notes(runs)}{rest}")
 
 
 def _charts(runs: Sequence[RunData], drawn: Sequence[Chart]) -> Html:
@@ -115,7 +92,3 @@ def _name_apart(runs: Sequence[RunData]) -> None:
         depth += 1
         for run in runs:
             run.name = "/".join(run.folder.resolve().parts[-depth:]).lstrip("/")
-
-
-def _asset(name: str) -> str:
-    return (resources.files("overnight.report") / name).read_text(encoding="utf-8")

@@ -94,6 +94,15 @@ def table(columns: Sequence[object], rows: Sequence[Sequence[object]], kind: str
     return Html(f'<div class="wide"><table class="{kind}">{thead}<tbody>\n{body}</tbody></table></div>\n')
 
 
+def tiles(shown: Iterable[tuple[str, str, str]]) -> Html:
+    """Numbers in large type: (name, value, what stands below it)."""
+    cells = join(
+        Html(f'<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd><dd class="beside">{escape(beside)}</dd></div>\n')
+        for name, value, beside in shown
+    )
+    return Html(f'<dl class="tiles">{cells}</dl>\n')
+
+
 def _numeric(cells: Sequence[object]) -> bool:
     texts = [re.sub("<[^>]*>", "", cell) if isinstance(cell, str) else number(cell) for cell in cells]
     filled = [text for text in texts if text not in ("", DASH)]
