@@ -20,6 +20,7 @@ COMMANDS = {  # name: what it does, as `overnight --help` prints it
     "sample": "text from a run's model",
     "eval": "the loss of a run, or of weights from elsewhere, on a dataset",
     "export": "a model as files for other programs, proven by reloading them",
+    "inspect": "the tensors of a run, or of weights from elsewhere: norms, singular values, pictures",
     "report": "one self-contained HTML file from one or several runs",
 }
 

@@ -31,6 +31,8 @@ def our_names(found: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     for name in ("wte.weight", "wpe.weight", "h.0.attn.c_attn.weight"):
         if name not in tensors:
             raise UserError(f"{where}: there is no tensor '{name}': these are not the weights of a GPT-2")
+        if tensors[name].dim() != 2:
+            raise UserError(f"{where}: '{name}' is {tuple(tensors[name].shape)}, no matrix")
     if head is not None and not torch.equal(head, tensors["wte.weight"]):
         raise UserError(f"{where}: 'lm_head.weight' differs from 'wte.weight': an untied head has no place in a GPT-2")
     width, c_attn = tensors["wte.weight"].shape[-1], tensors["h.0.attn.c_attn.weight"]
@@ -62,13 +64,13 @@ def with_biases(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def shape_of(tensors: Mapping[str, Tensor], n_head: int, activation: str, where: str) -> tuple[ModelConfig, int]:
     """The configuration and block size that tensors by our names have; UserError where `n_head` does not fit."""
     vocab_size, n_embd = tensors["wte.weight"].shape
-    layers = {int(name.split(".")[1]) for name in tensors if name.startswith("h.")}
-    if layers != set(range(len(layers))):
-        raise UserError(f"{where}: there are blocks {sorted(layers)}, some are missing")
+    blocks = {name.split(".")[1] for name in tensors if name.startswith("h.")}
+    if blocks != set(map(str, range(len(blocks)))):
+        raise UserError(f"{where}: the blocks must be h.0, h.1 and so on, with none missing")
     if n_head < 1 or n_embd % n_head:
         raise UserError(f"{where}: a width of {n_embd} does not divide into {n_head} heads")
     config = ModelConfig(
-        n_layer=len(layers),
+        n_layer=len(blocks),
         n_head=n_head,
         n_embd=n_embd,
         bias="ln_f.bias" in tensors,

@@ -1,0 +1,1 @@
+"""What is in the weights of a model: numbers of every tensor, and pictures."""
