@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from dataclasses import replace
@@ -55,12 +56,14 @@ def test_the_readme_from_text_to_sample(overnight, tmp_path, tiny):
     text = "".join(f"ROMEO {n % 7}:\nTo be, or not to be: that is question {n}.\n\n" for n in range(400))
     (tmp_path / "plays").mkdir()
     (tmp_path / "plays" / "play.txt").write_text(text)
+    item = {"ctx": "To be, or", "endings": ["not to be", "sleep"], "label": 0}
+    (tmp_path / "hellaswag_val.jsonl").write_text(json.dumps(item) + "\n")
     small = [*tiny, "--sample.prompt", ""]
     for words in commands(ROOT / "README.md"):
         words = [word.replace("FOLDER", "plays") for word in words]
         if words[:2] == ["prepare", "shakespeare"]:
             words[1:2] = ["files", "plays/play.txt"]
-        if words[0] in ("demo", "presets") or "gpt2" in words[1] or "RUN" in words:
+        if words[0] in ("demo", "presets") or "gpt2" in words[1] or {"RUN", "SOURCE", "fineweb-edu"} & set(words):
             continue
         overnight(*words, *(small if words[0] == "train" else []), cwd=tmp_path)
     overnight("report", "runs/shakespeare", "runs/mine", cwd=tmp_path)
