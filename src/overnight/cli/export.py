@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from overnight.cli.arguments import parse
+from overnight.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -29,19 +30,30 @@ class Arguments:
     """float32, bfloat16, float16."""
     licence: str = "unknown"
     """The model's licence, as the hub calls it (mit, apache-2.0, ...)."""
+    push: Annotated[str | None, tyro.conf.arg(metavar="USER/NAME")] = None
+    """Put the files on the Hugging Face hub too."""
+    private: bool = False
+    """With --push: where nobody else sees them."""
 
 
 def main(arguments: Sequence[str]) -> int:
     given = parse(Arguments, arguments, "export")
+    if given.private and given.push is None:
+        raise UserError("export: --private goes with --push USER/NAME")
+    from overnight.exchange import push
     from overnight.exchange.certificate import CertificateError
     from overnight.exchange.export import export
 
+    if given.push is not None:
+        push.check(given.push)
     try:
         certificate = export(given.source, given.to, given.out, given.checkpoint, given.dtype, given.licence)
     except CertificateError as error:
         print(f"overnight: nothing is exported: {error}", file=sys.stderr)
         return 1
     print(summary(certificate, given.out))
+    if given.push is not None:
+        print(f"pushed to {push.push(given.out, given.push, given.private)}")
     return 0
 
 
