@@ -40,26 +40,30 @@ Rows = list[tuple[str, str]]
 
 def card(pretrained: Pretrained, certificate: dict[str, Any], title: str, licence: str) -> str:
     """Markdown with the metadata that the Hugging Face hub reads. What the run's files do not say is left out."""
-    to = certificate["to"]
-    parts = [_front_matter(to, licence), f"# {title}", "", _model(pretrained)]
+    to, training, mixture = certificate["to"], list[str](), None
     if pretrained.step is not None:
         folder = Path(pretrained.where)
         run = RunFolder.open(folder.parent.parent)
         attempts = read_lines(run.path / "attempts.jsonl")
-        parts += ["", "## Training", "", _table(_training(run, folder, attempts))]
-        parts += ["", _command(attempts), "## Data", "", _data(attempts)]
+        dataset = attempts[-1]["dataset"] if attempts else {}
+        mixture = _mixture(dataset)
+        training = ["", "## Training", "", _table(_training(run, folder, attempts)), "", _command(attempts)]
+        training += ["## Data", "", _table([("fingerprint", str(dataset.get("fingerprint"))), *_data(mixture)])]
+    parts = [_front_matter(to, licence, mixture), f"# {title}", "", _model(pretrained), *training]
     if to in USE:
         parts += ["", "## Use", "", USE[to].replace("DATASET", dataset_name(pretrained.tokenizer)).rstrip()]
-        if pretrained.model.vocab_size and to == "hf":
-            parts += ["", f"A text can have up to {pretrained.block_size} tokens, prompt included."]
-    parts += ["", "## Checked", "", _checked(certificate), ""]
-    return "\n".join(parts)
+    if to == "hf":
+        parts += ["", f"A text can have up to {pretrained.block_size} tokens, prompt included."]
+    return "\n".join([*parts, "", "## Checked", "", _checked(certificate), ""])
 
 
-def _front_matter(to: str, licence: str) -> str:
+def _front_matter(to: str, licence: str, mixture: Mixture | None) -> str:
     library = ["library_name: transformers"] if to == "hf" else []
     lines = [f"license: {licence}", *library, "pipeline_tag: text-generation", "tags:", "- gpt2", "- overnight"]
-    return "\n".join(["---", *lines, "---", ""])
+    corpora = [] if mixture is None else mixture.corpora
+    repos = [str(source.get("repo")) for corpus in corpora for source in corpus.manifest.sources]
+    on_hub = dict.fromkeys(repo for repo in repos if re.fullmatch(r"[\w.-]+/[\w.-]+", repo))
+    return "\n".join(["---", *lines, *(["datasets:"] if on_hub else []), *(f"- {repo}" for repo in on_hub), "---", ""])
 
 
 def _model(pretrained: Pretrained) -> str:
@@ -120,25 +124,28 @@ def _command(attempts: list[dict[str, Any]]) -> str:
     return f"    {shlex.join([Path(words[0]).name, *(re.sub(FOLDERS, '', word) for word in words[1:])])}\n"
 
 
-def _data(attempts: list[dict[str, Any]]) -> str:
-    dataset = attempts[-1]["dataset"] if attempts else {}
-    rows: Rows = [("fingerprint", str(dataset.get("fingerprint", "unknown")))]
+def _mixture(dataset: dict[str, Any]) -> Mixture | None:
+    """What the run was trained on, where it is still there and still the same."""
     try:
-        mixture = Mixture.open(dataset.get("path", ""))
-        if mixture.fingerprint != dataset.get("fingerprint"):
-            raise UserError("another dataset is in its place")
+        mixture = Mixture.open(str(dataset.get("path")))
     except UserError:
-        return _table(rows)
-    for corpus in mixture.corpora:
+        return None
+    return mixture if mixture.fingerprint == dataset.get("fingerprint") else None
+
+
+def _data(mixture: Mixture | None) -> Rows:
+    rows: Rows = []
+    corpora = () if mixture is None else mixture.corpora
+    for corpus in corpora:
         manifest = corpus.manifest
-        name = f"{corpus.name}, weight {corpus.weight}" if len(mixture.corpora) > 1 else "training text"
+        name = f"{corpus.name}, weight {corpus.weight}" if len(corpora) > 1 else "training text"
         split = manifest.splits["train"]
         rows.append((name, f"{split['documents']:,} documents, {split['tokens']:,} tokens"))
         for source in manifest.sources:
             licence = source.get("licence") or "unknown"
             revision = f", revision {source['revision']}" if source.get("revision") else ""
             rows.append(("source", f"{source.get('name', 'unknown')}{revision}, licence {licence}"))
-    return _table(rows)
+    return rows
 
 
 def _checked(certificate: dict[str, Any]) -> str:

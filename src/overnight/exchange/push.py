@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from overnight.data.sources.patience import http_library
 from overnight.errors import UserError
 
 
@@ -47,14 +48,13 @@ def push(folder: Path, repo: str, private: bool) -> str:
 @contextmanager
 def _told(folder: Path, repo: str, flag: str) -> Iterator[None]:
     """Turns what goes wrong into a UserError of one line."""
-    import httpx2
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
         yield
     except HfHubHTTPError as error:
         reason = f"it answers {error.response.status_code}: {error.server_message or 'no reason given'}"
-    except (httpx2.HTTPError, OSError, ValueError) as error:
+    except (http_library().HTTPError, OSError, ValueError) as error:
         reason = str(error) or type(error).__name__
     else:
         return
