@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-LFS = (".parquet", ".gz", ".zst")
+LFS = (".parquet", ".gz", ".zst", ".safetensors")
 BLOCK = 2**14
 
 
@@ -146,9 +146,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return self._send(403, b"", {"X-Error-Code": "GatedRepo"})
         if self.hub.token is not None and token != self.hub.token:
             return self._send(401, b"", {"X-Error-Message": "Invalid credentials in Authorization header"})
-        if match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)(?:/(revision|tree)/(.+?))?", seen.path):
+        if match := re.fullmatch(r"/api/(?:datasets|models)/([^/]+/[^/]+)(?:/(revision|tree)/(.+?))?", seen.path):
             return self._api(match[1], match[2], match[3])
-        if match := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", seen.path):
+        if match := re.fullmatch(r"/(?:datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", seen.path):
             return self._resolve(match[1], match[2], match[3], fault)
         return self._send(404, b"")
 

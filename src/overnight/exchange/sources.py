@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 from overnight import checkpoint
 from overnight.config import resolve
-from overnight.errors import UserError
-from overnight.exchange import huggingface, llmc, nanogpt
+from overnight.errors import UserError, suggestion
+from overnight.exchange import hub, huggingface, llmc, nanogpt
 from overnight.pretrained import Pretrained
 from overnight.runs import RunFolder, read_json
 from overnight.tokenizers import Tokenizer, load
@@ -21,7 +22,7 @@ OPENAI = {  # the hub's repositories of OpenAI's four GPT-2
 }
 KINDS = (
     "a run folder, a folder in transformers' GPT-2 format, nanoGPT's ckpt.pt, build-nanogpt's model_*.pt, "
-    "or llm.c's .bin checkpoint"
+    "llm.c's .bin checkpoint, gpt2, gpt2-medium, gpt2-large, gpt2-xl, or the hub's OWNER/NAME"
 )
 
 
@@ -35,7 +36,12 @@ def read(source: str, which: str = "best", say: Callable[[str], None] = print) -
         return _folder(path, which)
     if path.is_file():
         return llmc.read(path) if llmc.is_one(path) else nanogpt.read(path)
-    raise UserError(f"there is no file or folder {source}; weights are read from {KINDS}")
+    if source in OPENAI:
+        return huggingface.read(hub.fetch(OPENAI[source], say))
+    # the name of a folder that is mistyped is no name of the hub where the folder around it is there
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not path.parent.is_dir():
+        return huggingface.read(hub.fetch(source, say))
+    raise UserError(f"there is no file or folder {source}{suggestion(source, OPENAI)}; weights are read from {KINDS}")
 
 
 def _folder(path: Path, which: str) -> Pretrained:

@@ -27,10 +27,10 @@ Tick = Callable[[int], None]  # bytes that arrived
 
 
 class Hub:
-    """One repository of data sets on one server."""
+    """One repository, of kind `dataset` or `model`, on one server."""
 
-    def __init__(self, repo: str) -> None:
-        self.repo = repo
+    def __init__(self, repo: str, kind: str = "dataset") -> None:
+        self.repo, self.kind = repo, kind
         self.endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
         self.reached = threading.Event()
         self.stop = threading.Event()
@@ -56,7 +56,7 @@ class Hub:
         asked = revision or "main"
         try:
             kept = scan_cache_dir().repos
-            repos = [repo for repo in kept if repo.repo_id == self.repo and repo.repo_type == "dataset"]
+            repos = [repo for repo in kept if repo.repo_id == self.repo and repo.repo_type == self.kind]
         except CacheNotFound:
             repos = []
         for found in (found for repo in repos for found in repo.revisions):
@@ -71,14 +71,18 @@ class Hub:
 
     def commit(self, revision: str | None) -> str:
         """The commit that a branch or tag stands for now."""
-        return str(self._ask(lambda: self._api().dataset_info(self.repo, revision=revision).sha, revision))
+
+        def asked() -> str:
+            return str(self._api().repo_info(self.repo, revision=revision, repo_type=self.kind).sha)
+
+        return self._ask(asked, revision)
 
     def tree(self, commit: str) -> list[RemoteFile]:
         """All files of a commit, with sizes and hashes."""
         from huggingface_hub.hf_api import RepoFile
 
         def listed() -> list[RemoteFile]:
-            found = self._api().list_repo_tree(self.repo, recursive=True, revision=commit, repo_type="dataset")
+            found = self._api().list_repo_tree(self.repo, recursive=True, revision=commit, repo_type=self.kind)
             return [
                 RemoteFile(file.path, file.lfs.size, file.lfs.sha256)
                 if file.lfs
@@ -114,7 +118,7 @@ class Hub:
         """Where the cache of huggingface_hub holds this file."""
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(self.repo, path, revision=commit, repo_type="dataset")
+        found = try_to_load_from_cache(self.repo, path, revision=commit, repo_type=self.kind)
         return Path(found) if isinstance(found, str) else None
 
     def download(self, commit: str, file: RemoteFile, partial: Path, tick: Tick) -> None:
@@ -189,7 +193,7 @@ class Hub:
     def _url(self, commit: str, path: str) -> str:
         from huggingface_hub import hf_hub_url
 
-        return str(hf_hub_url(self.repo, path, repo_type="dataset", revision=commit, endpoint=self.endpoint))
+        return str(hf_hub_url(self.repo, path, repo_type=self.kind, revision=commit, endpoint=self.endpoint))
 
     def _ask(self, attempt: Callable[[], Result], revision: str | None, path: str = "") -> Result:
         with self._told(revision, path):
@@ -201,7 +205,7 @@ class Hub:
         httpx = http_library()
         from huggingface_hub import errors
 
-        page = f"{self.host}/datasets/{self.repo}"
+        page = f"{self.host}/{'datasets/' if self.kind == 'dataset' else ''}{self.repo}"
         what = f"{path} of {self.repo}" if path else self.repo
         try:
             yield
@@ -235,13 +239,13 @@ class Hub:
         if status in (401, 403):
             own = "the token in HF_TOKEN or HF_HOME is not allowed to read it" if get_token() else "it needs a token"
             return (
-                f"{what}: {self.host} answers {status}: {own}, or there is no such dataset; accept its terms on {page} "
-                "where it has some, and set HF_TOKEN"
+                f"{what}: {self.host} answers {status}: {own}, or there is no such {self.kind}; accept its terms on "
+                f"{page} where it has some, and set HF_TOKEN"
             )
         if status == 404 and what != self.repo:
             return f"{self.host} has no {what} (404); try again later, or name a mirror with HF_ENDPOINT"
         if status == 404:
-            return f"{self.host} has no dataset {self.repo} that all may read (404); for a private one set HF_TOKEN"
+            return f"{self.host} has no {self.kind} {self.repo} that all may read (404); for a private one set HF_TOKEN"
         return f"{what}: {self.host} answers {status}; try again later"
 
 

@@ -1,0 +1,79 @@
+"""Models of the Hugging Face hub: their files, fetched once, checked and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fnmatch import fnmatch
+from pathlib import Path
+
+from overnight.data.lock import locked
+from overnight.data.sizes import size
+from overnight.data.sources.hub_api import Hub, has_hash
+from overnight.data.sources.hub_listing import RemoteFile
+from overnight.data.sources.shakespeare import cache_folder
+from overnight.errors import UserError
+from overnight.exchange.huggingface import PICKLED, SHARDED, SINGLE
+from overnight.files import PARTIAL
+
+BESIDE = ("config.json", "tokenizer.json", "vocab.json", "merges.txt")
+
+
+def fetch(repo: str, say: Callable[[str], None]) -> Path:
+    """The folder with a model's configuration, weights and tokenizer.
+
+    It is that of huggingface_hub's cache where all is there; else one in overnight's own, to which what is missing is
+    fetched: interrupted, the next call goes on. Each file has the hash that the hub lists. UserError where it cannot be
+    had.
+    """
+    hub = Hub(repo, "model")
+    commit, files = hub.snapshot(None) if hub.offline else _listed(hub)
+    wanted = _wanted(repo, files)
+    kept = [_cached(hub, commit, file) for file in wanted]
+    if kept[0] is not None and None not in kept:
+        return kept[0].parent
+    folder = cache_folder() / "models" / repo.replace("/", "--") / commit
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / "lock", f"{repo} is being fetched by another process; wait for it"):
+        for file, there in zip(wanted, kept, strict=True):
+            _fetch(hub, commit, file, there, folder, say)
+    return folder
+
+
+def _cached(hub: Hub, commit: str, file: RemoteFile) -> Path | None:
+    """Where huggingface_hub's cache has a file, as long as it is the right one."""
+    found = hub.cached(commit, file.path)
+    return found if found is not None and has_hash(found, file) else None
+
+
+def _listed(hub: Hub) -> tuple[str, list[RemoteFile]]:
+    commit = hub.commit(None)
+    return commit, hub.tree(commit)
+
+
+def _wanted(repo: str, files: list[RemoteFile]) -> list[RemoteFile]:
+    """config.json first, then the tokenizer and one form of the weights, safetensors where there are some."""
+    by_name = {file.path: file for file in files}
+    if "config.json" not in by_name:
+        raise UserError(f"{repo} has no config.json: it is no model in transformers' format")
+    weights = next((name for name in (SINGLE, SHARDED, PICKLED) if name in by_name), None)
+    if weights is None:
+        raise UserError(f"{repo} has no weights: none of {SINGLE}, {SHARDED}, {PICKLED}")
+    names = [name for name in BESIDE if name in by_name] + [weights]
+    if weights == SHARDED:
+        names += [name for name in by_name if fnmatch(name, "model-*.safetensors")]
+    return [by_name[name] for name in names]
+
+
+def _fetch(
+    hub: Hub, commit: str, file: RemoteFile, cached: Path | None, folder: Path, say: Callable[[str], None]
+) -> None:
+    path, partial = folder / file.path, folder / f"{PARTIAL}{file.path}"
+    if path.exists():  # it got its name when it was complete and right
+        return
+    if cached is not None:
+        path.symlink_to(cached)
+        return
+    if file.size > 10**7:
+        say(f"fetching {file.path} of {hub.repo}, {size(file.size)}")
+    hub.download(commit, file, partial, lambda count: None)
+    partial.replace(path)
