@@ -257,6 +257,16 @@ def test_nanogpt_goes_on_with_the_optimizers_moments(overnight, exact, tmp_path)
         torch.testing.assert_close(after, value.detach(), rtol=0, atol=1e-7)
 
 
+def test_what_was_frozen_has_no_moments_in_nanogpt(overnight, tiny, dataset, tmp_path):
+    options = ["--model.activation", "gelu", "--optim.frozen", "wpe.*,ln_f.bias", "--train.steps", "2"]
+    overnight("train", "demo", "--data", dataset, "--out", tmp_path / "run", *tiny, *options, "--sample.every", "0")
+    overnight("export", tmp_path / "run", "--to", "nanogpt", "--out", tmp_path / "out")
+    stored = torch.load(tmp_path / "out" / "ckpt.pt", weights_only=True)["optimizer"]
+    matrices, vectors = (group["params"] for group in stored["param_groups"])
+    assert (len(matrices), len(vectors)) == (10, 18)
+    assert set(matrices + vectors) - set(stored["state"]) == {1, vectors[-1]}  # wpe.weight and ln_f.bias
+
+
 def test_nanogpt_without_moments_begins_anew(overnight, tmp_path):
     oracle(activation_function="gelu").save_pretrained(tmp_path / "theirs")
     overnight("export", tmp_path / "theirs", "--to", "nanogpt", "--out", tmp_path / "out", "--dtype", "bfloat16")
