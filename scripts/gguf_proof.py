@@ -49,7 +49,7 @@ TEXTS = [
 ]
 KINDS = {  # name: (tokenizer, one file alone, further options of train)
     "gpt2": ("gpt2", False, ["--train.steps", "60", "--train.tokens-per-step", "1024"]),
-    "bpe:2048": ("bpe:2048", False, ["--model.bias", "False"]),
+    "bpe:2048": ("bpe:2048", False, ["--model.no-bias"]),
     "bytes": ("bytes", False, []),
     "chars": ("chars", False, []),
     "chars, no end of text": ("chars", True, []),

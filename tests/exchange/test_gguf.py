@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import dataclasses
 import itertools
+import json
 import sys
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overnight.errors import UserError
-from overnight.exchange import gguf, llamacpp
+from overnight.exchange import gguf, huggingface, llamacpp
 from overnight.exchange.gguf_vocabulary import describe
 from overnight.model import weights
 from overnight.pretrained import Pretrained
@@ -253,11 +254,18 @@ def test_what_llama_cpp_cannot_do_is_refused_in_one_line(make, dtype, message, t
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("model.gguf", b"older")]
 
 
+def without_a_tensor(path: Path) -> Path:
+    content = path.read_bytes()
+    assert content.count(b"output_norm.bias") == 1
+    path.write_bytes(content.replace(b"output_norm.bias", b"output_norm.bios"))
+    return path
+
+
 @pytest.mark.parametrize("dtype", gguf.DTYPES)
 def test_a_file_is_read_back_as_the_rounded_model(dtype, tmp_path):
     model, path = pretrained(bias=False), tmp_path / "model.gguf"
     gguf.write(model, path, dtype)
-    again, expected = gguf.reread(path, model), gguf.rounded(model, dtype)
+    again, expected = gguf.read(path), gguf.rounded(model, dtype)
     ids = tokens(257)
     assert torch.equal(logits(again.build(), ids), logits(expected.build(), ids))
     assert again.block_size == 32 and again.model == dataclasses.replace(model.model, bias=True)
@@ -265,7 +273,7 @@ def test_a_file_is_read_back_as_the_rounded_model(dtype, tmp_path):
         small = tensor.dim() == 1 or name == "wpe.weight"
         assert torch.equal(tensor, model.tensors[name] if small else rounded(model.tensors[name], dtype)), name
     with pytest.raises(ValueError, match="other tensors"):
-        gguf.reread(path, pretrained(n_layer=3))
+        gguf.read(without_a_tensor(path))
 
 
 def test_without_the_package_it_says_what_to_install(tmp_path, monkeypatch):
@@ -301,3 +309,68 @@ def test_no_merge_makes_what_is_no_token_stay():
     found = describe(CharTokenizer("𝄞", end_of_text=True), 2)
     assert len(found.merges) == 3
     assert merged("𝄞𝄞", found.tokens, found.merges) == [0, 0]
+
+
+# ---- overnight export --to gguf
+
+
+@pytest.fixture
+def exact(tmp_path) -> Path:
+    """A folder of transformers' with the exact GELU."""
+    (tmp_path / "theirs").mkdir()
+    huggingface.write(pretrained(activation="gelu"), tmp_path / "theirs", torch.float32)
+    return tmp_path / "theirs"
+
+
+def test_export(overnight, exact, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    out = tmp_path / "out"
+    done = overnight("export", exact, "--to", "gguf", "--out", out, check=False)
+    assert (done.returncode, out.exists()) == (2, False) and "--approximate-gelu" in done.stderr
+    done = overnight("export", exact, "--to", "hf", "--out", out, "--approximate-gelu", check=False)
+    assert (done.returncode, out.exists()) == (2, False) and "gguf and llm.c" in done.stderr
+    said = overnight("export", exact, "--to", "gguf", "--out", out, "--approximate-gelu", "--dtype", "q8_0").stdout
+    assert "reloaded by overnight itself" in said and "not tried" in said
+    found = json.loads((out / "certificate.json").read_text())
+    assert found["approximate_gelu"] is True and found["llama.cpp"] is None and found["tokenizer"] is None
+    assert 0 < found["logits"]["rounding_to_dtype_changes_up_to"] < 0.1
+    assert field(GGUFReader(out / "model.gguf"), "general.name") == "out"
+    page = (out / "README.md").read_text()
+    assert "exact GELU: its own logits" in page and 'Llama("FOLDER/model.gguf", n_ctx=32)' in page
+
+
+class Llama:
+    """llama.cpp as it is used here: a file's model, with a fault in one logit or one id where that is wanted."""
+
+    def __init__(self, path: Path, logit: float, wrong_id: bool) -> None:
+        self.gpt, self.logit, self.wrong_id = gguf.read(path).build(), logit, wrong_id
+
+    def reset(self) -> None:
+        self.scores = np.zeros(0)
+
+    def eval(self, ids: list[int]) -> None:
+        assert self.scores.size == 0, "what came before is still there"
+        self.scores = logits(self.gpt, torch.tensor([ids]))[0].numpy() + np.float32(self.logit)
+
+    def tokenize(self, text: bytes, add_bos: bool, special: bool) -> list[int]:
+        assert special and add_bos  # neither is asked for in the text itself: the file decides
+        ids = BytesTokenizer().encode_prompt(text.decode()).tolist()
+        return [ids[0] + 1, *ids[1:]] if self.wrong_id else ids
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("logit", "wrong_id", "message"),
+    [(1e-4, False, ""), (1.0, False, "llama.cpp's logits differ by up to 1"), (0.0, True, "llama.cpp the tokenizer")],
+)
+def test_export_asks_llama_cpp_itself(overnight, exact, tmp_path, monkeypatch, logit, wrong_id, message):
+    monkeypatch.setattr(llamacpp, "load", lambda path, context: Llama(path, logit, wrong_id))
+    monkeypatch.setattr(llamacpp, "version", lambda: "0.0.1")
+    out = tmp_path / "out"
+    done = overnight("export", exact, "--to", "gguf", "--out", out, "--approximate-gelu", check=not message)
+    if message:
+        assert (done.returncode, out.exists()) == (1, False) and message in done.stderr
+        return
+    assert "llama.cpp itself: logits equal to 1.0e-04" in done.stdout and "tokenizer: 257 ids" in done.stdout
+    assert json.loads((out / "certificate.json").read_text())["llama.cpp"]["versions"] == {"llama-cpp-python": "0.0.1"}

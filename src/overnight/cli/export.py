@@ -21,15 +21,17 @@ class Arguments:
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run folder, a folder in transformers' GPT-2 format, or a checkpoint of nanoGPT, build-nanogpt or llm.c."""
     to: str
-    """hf (transformers), nanogpt, llm.c."""
+    """hf (transformers), nanogpt, llm.c, gguf (llama.cpp)."""
     out: Path
     """The folder to write."""
     checkpoint: str = "best"
     """Of a run: best, last, or a step."""
     dtype: str = "float32"
-    """float32, bfloat16, float16."""
+    """float32, bfloat16, float16; for gguf also q8_0."""
     licence: str = "unknown"
     """The model's licence, as the hub calls it (mit, apache-2.0, ...)."""
+    approximate_gelu: bool = False
+    """Write a model with the exact GELU as one with the tanh form, the only one that gguf and llm.c have."""
     push: Annotated[str | None, tyro.conf.arg(metavar="USER/NAME")] = None
     """Put the files on the Hugging Face hub too."""
     private: bool = False
@@ -47,7 +49,9 @@ def main(arguments: Sequence[str]) -> int:
     if given.push is not None:
         push.check(given.push)
     try:
-        certificate = export(given.source, given.to, given.out, given.checkpoint, given.dtype, given.licence)
+        certificate = export(
+            given.source, given.to, given.out, given.checkpoint, given.dtype, given.licence, given.approximate_gelu
+        )
     except CertificateError as error:
         print(f"overnight: nothing is exported: {error}", file=sys.stderr)
         return 1
@@ -59,15 +63,23 @@ def main(arguments: Sequence[str]) -> int:
 
 def summary(certificate: dict[str, Any], out: Path) -> str:
     """What was written and what was proven."""
-    logits, again, ids = certificate["logits"], certificate["continuations"], certificate["tokenizer"]
+    logits, again = certificate["logits"], certificate["continuations"]
     size = sum(file["bytes"] for file in certificate["files"].values())
     lines = [
         f"{out}: {certificate['to']}, {certificate['dtype']}, {size / 1e6:,.1f} MB",
         f"reloaded by {certificate['runtime']['name']}: logits of {logits['tokens']:,} tokens equal to "
         f"{logits['largest_difference']:.1e}; {again['equal']} of {again['prompts']} greedy continuations equal"
         + (f", {again['ties']} part at a tie" if again["ties"] else ""),
-        f"tokenizer: {ids['vocabulary']:,} ids, and {ids['ids_compared']:,} of a text, equal"
-        if ids
-        else "no tokenizer is in these files",
+        _tokenizer(certificate),
     ]
+    if found := certificate.get("llama.cpp"):
+        lines.append(f"llama.cpp itself: logits equal to {found['largest_difference']:.1e}")
     return "\n".join(lines)
+
+
+def _tokenizer(certificate: dict[str, Any]) -> str:
+    if ids := certificate["tokenizer"]:
+        return f"tokenizer: {ids['vocabulary']:,} ids, and {ids['ids_compared']:,} of a text, equal"
+    if certificate["to"] == "gguf":
+        return "tokenizer: in the file, not tried; with llama-cpp-python installed llama.cpp itself is compared, too"
+    return "no tokenizer is in these files"

@@ -32,6 +32,12 @@ sample.py looks for the meta.pkl of this folder, where it has one, as data/DATAS
     "llm.c": """\
     ./train_gpt2cu -e FOLDER/model.bin ...
 """,
+    "gguf": """\
+    from llama_cpp import Llama
+
+    model = Llama("FOLDER/model.gguf", n_ctx=CONTEXT)
+    print(model("Once", max_tokens=50)["choices"][0]["text"])
+""",
 }
 # The folders of absolute paths: how the maker's machine is laid out is nobody's business.
 FOLDERS = r"(?<![^,=])(?:/|[A-Za-z]:\\)(?:[^/\\,:]+[/\\])*"
@@ -51,10 +57,15 @@ def card(pretrained: Pretrained, certificate: dict[str, Any], title: str, licenc
         training += ["## Data", "", _table([("fingerprint", str(dataset.get("fingerprint"))), *_data(mixture)])]
     parts = [_front_matter(to, licence, mixture), f"# {title}", "", _model(pretrained), *training]
     if to in USE:
-        parts += ["", "## Use", "", USE[to].replace("DATASET", dataset_name(pretrained.tokenizer)).rstrip()]
-    if to == "hf":
+        parts += ["", "## Use", "", _use(to, pretrained)]
+    if to in ("hf", "gguf"):
         parts += ["", f"A text can have up to {pretrained.block_size} tokens, prompt included."]
     return "\n".join([*parts, "", "## Checked", "", _checked(certificate), ""])
+
+
+def _use(to: str, pretrained: Pretrained) -> str:
+    values = {"DATASET": dataset_name(pretrained.tokenizer), "CONTEXT": str(pretrained.block_size)}
+    return re.sub("|".join(values), lambda found: values[found[0]], USE[to]).rstrip()
 
 
 def _front_matter(to: str, licence: str, mixture: Mixture | None) -> str:
@@ -157,8 +168,22 @@ def _checked(certificate: dict[str, Any]) -> str:
         f"These files ({certificate['dtype']}) were reloaded with {runtime['name']} ({versions}) and gave the same "
         f"logits on {logits['tokens']:,} tokens (largest difference {logits['largest_difference']:.1e}, computed in "
         f"{logits['computed_in']}), the same {again['prompts']} greedy continuations{tokens}. "
-        "certificate.json has the numbers, and the SHA-256 of every file."
+        f"{_differs(certificate)}certificate.json has the numbers, and the SHA-256 of every file."
     )
+
+
+def _differs(certificate: dict[str, Any]) -> str:
+    """What else there is to know of how the model computes, in sentences."""
+    found, sentences = certificate.get("llama.cpp"), ""
+    if found:
+        sentences += (
+            f"llama.cpp itself (llama-cpp-python {found['versions']['llama-cpp-python']}) gave them to "
+            f"{found['largest_difference']:.1e}, and the largest logit is {found['largest_logit']:.1f}. "
+        )
+    if certificate["approximate_gelu"]:
+        changes = certificate["logits"]["rounding_to_dtype_changes_up_to"]
+        sentences += f"The model was trained with the exact GELU: its own logits differ by up to {changes:.1e}. "
+    return sentences
 
 
 def _table(rows: Rows) -> str:

@@ -5,7 +5,8 @@ Both models compute in float64, so that what differs is the weights or the code,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -49,14 +50,14 @@ class Expected:
         return max(float(part.abs().max()) for part in self.logits)
 
 
-def certify(pretrained: Pretrained, runtime: Runtime, dtype: torch.dtype, text: Text) -> dict[str, Any]:
-    """Compares what was reloaded with the model itself, its weights rounded to `dtype` as those were.
+def certify(pretrained: Pretrained, rounded: Pretrained, runtime: Runtime, text: Text) -> dict[str, Any]:
+    """Compares what was reloaded with the model itself, `rounded` to what the files can hold.
 
     Returns the certificate's findings; raises CertificateError in one line at the first difference.
     """
-    expected = _expected(Overnight(_rounded(pretrained, dtype), pretrained.tokenizer), text)
+    expected = _expected(Overnight(rounded, pretrained.tokenizer), text)
     if not (expected.largest < float("inf")):
-        raise CertificateError(f"in {_word(dtype)} the model's logits are not finite numbers; use another --dtype")
+        raise CertificateError("in this --dtype the model's logits are not finite numbers; use another --dtype")
     tolerance = min(MOST, RELATIVE * max(1.0, expected.largest))
     difference = _logits(expected, runtime, text, tolerance)
     equal, ties = _continuations(expected, runtime, tolerance)
@@ -70,7 +71,7 @@ def certify(pretrained: Pretrained, runtime: Runtime, dtype: torch.dtype, text: 
             "largest_difference": difference,
             "tolerance": tolerance,
             "largest_logit": expected.largest,
-            "rounding_to_dtype_changes_up_to": _rounding(pretrained, dtype, text, expected),
+            "rounding_to_dtype_changes_up_to": 0.0 if rounded is pretrained else _rounding(pretrained, text, expected),
         },
         "continuations": {
             "prompts": len(expected.prompts),
@@ -81,10 +82,6 @@ def certify(pretrained: Pretrained, runtime: Runtime, dtype: torch.dtype, text: 
         },
         "tokenizer": None if pretrained.tokenizer is None else _tokenizer(pretrained.tokenizer, runtime, text),
     }
-
-
-def _rounded(pretrained: Pretrained, dtype: torch.dtype) -> Pretrained:
-    return replace(pretrained, tensors={name: value.to(dtype).float() for name, value in pretrained.tensors.items()})
 
 
 def _expected(own: Overnight, text: Text) -> Expected:
@@ -137,9 +134,7 @@ def _continuations(expected: Expected, runtime: Runtime, tolerance: float) -> tu
     return len(expected.prompts) - ties, ties
 
 
-def _rounding(pretrained: Pretrained, dtype: torch.dtype, text: Text, expected: Expected) -> float:
-    if dtype == torch.float32:
-        return 0.0
+def _rounding(pretrained: Pretrained, text: Text, expected: Expected) -> float:
     own = Overnight(pretrained, pretrained.tokenizer)
     parts = zip(text.windows, expected.logits, strict=True)
     return max(float((own.logits(window[None]) - part).abs().max()) for window, part in parts)
@@ -157,21 +152,25 @@ def _tokenizer(tokenizer: Tokenizer, runtime: Runtime, text: Text) -> dict[str, 
             f"reloaded by {runtime.name} the tokenizer has {name!r} as id {vocabulary.get(name)}, "
             f"ours as {own.get(name)}"
         )
+    return {"vocabulary": len(own), "ids_compared": compare_ids(tokenizer, runtime.encode, runtime.name, text)}
+
+
+def compare_ids(tokenizer: Tokenizer, encode: Callable[[str], list[int]], name: str, text: Text) -> int:
+    """How many ids the tokenizer of the runtime `name` gives for the text, and for PROBE where ours has all of it.
+
+    CertificateError where one of them is another one.
+    """
     sample = tokenizer.decode(text.windows.flatten().tolist())
     try:
         ids = [int(i) for i in tokenizer.encode_prompt(sample + PROBE)]
         sample += PROBE
     except UserError:  # characters that the corpus did not have
         ids = [int(i) for i in tokenizer.encode_prompt(sample)]
-    theirs = runtime.encode(sample)
+    theirs = encode(sample)
     if theirs != ids:
         at = next((i for i, (a, b) in enumerate(zip(ids, theirs, strict=False)) if a != b), min(len(ids), len(theirs)))
         raise CertificateError(
-            f"reloaded by {runtime.name} the tokenizer gives {theirs[at : at + 1]} where ours gives "
+            f"reloaded by {name} the tokenizer gives {theirs[at : at + 1]} where ours gives "
             f"{ids[at : at + 1]}, at token {at} of the same text"
         )
-    return {"vocabulary": len(own), "ids_compared": len(ids)}
-
-
-def _word(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    return len(ids)

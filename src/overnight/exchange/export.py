@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +12,38 @@ import torch
 
 from overnight.data.foreign.meta import NAME as META
 from overnight.errors import UserError, suggestion
-from overnight.exchange import huggingface, llmc, nanogpt, sources
+from overnight.exchange import gguf, huggingface, llamacpp, llmc, nanogpt, sources
 from overnight.exchange.card import card
-from overnight.exchange.certificate import CertificateError, certify
+from overnight.exchange.certificate import CertificateError, Text, certify
 from overnight.exchange.held_out import held_out
 from overnight.exchange.runtimes import Overnight, Runtime, transformers_or_own
-from overnight.files import folder_atomic, sha256, write_atomic, write_json
+from overnight.files import PARTIAL, folder_atomic, sha256, write_atomic, write_json
 from overnight.pretrained import Pretrained
 from overnight.tokenizers import Tokenizer
 
 FORMAT, VERSION = "overnight-certificate", 1
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-LLMC = "model.bin"
+LLMC, GGUF = "model.bin", "model.gguf"
+
+
+def _rounded(pretrained: Pretrained, dtype: str) -> Pretrained:
+    if dtype == "float32":
+        return pretrained
+    tensors = {name: value.to(DTYPES[dtype]).float() for name, value in pretrained.tensors.items()}
+    return replace(pretrained, tensors=tensors)
 
 
 @dataclass(frozen=True)
 class Target:
     """How a model is written into a folder for one program, and what it is reloaded with."""
 
-    write: Callable[[Pretrained, Path, torch.dtype], None]
+    write: Callable[[Pretrained, Path, str], None]
     reload: Callable[[Path, Tokenizer | None], Runtime]
     dtypes: tuple[str, ...] = tuple(DTYPES)
+    rounded: Callable[[Pretrained, str], Pretrained] = _rounded
+    """The model with the weights that files of a dtype hold, in float32."""
+    more: Callable[[Path, Pretrained, Text], dict[str, Any]] = lambda *_: {}
+    """Further findings on the files, from what `rounded` gave and the text."""
 
 
 def _nanogpt(folder: Path, known: Tokenizer | None) -> Runtime:
@@ -41,54 +52,75 @@ def _nanogpt(folder: Path, known: Tokenizer | None) -> Runtime:
 
 
 TARGETS: dict[str, Target] = {
-    "hf": Target(huggingface.write, transformers_or_own),
-    "nanogpt": Target(nanogpt.write, _nanogpt),
+    "hf": Target(lambda model, folder, dtype: huggingface.write(model, folder, DTYPES[dtype]), transformers_or_own),
+    "nanogpt": Target(lambda model, folder, dtype: nanogpt.write(model, folder, DTYPES[dtype]), _nanogpt),
     "llm.c": Target(
-        lambda pretrained, folder, dtype: llmc.write(pretrained, folder / LLMC, dtype),
+        lambda model, folder, dtype: llmc.write(model, folder / LLMC, DTYPES[dtype]),
         lambda folder, known: Overnight(llmc.read(folder / LLMC), known),
         ("float32", "bfloat16"),
     ),
+    "gguf": Target(
+        lambda model, folder, dtype: gguf.write(model, folder / GGUF, dtype, folder.name.removeprefix(PARTIAL)),
+        lambda folder, known: Overnight(gguf.read(folder / GGUF), known),
+        tuple(gguf.DTYPES),
+        gguf.rounded,
+        lambda folder, rounded, text: llamacpp.findings(folder / GGUF, rounded, text),
+    ),
 }
+TANH = ("gguf", "llm.c")  # whose programs have no other GELU
 
 
 def export(
-    source: str, to: str, out: Path, which: str = "best", dtype: str = "float32", licence: str = "unknown"
+    source: str,
+    to: str,
+    out: Path,
+    which: str = "best",
+    dtype: str = "float32",
+    licence: str = "unknown",
+    approximate_gelu: bool = False,
 ) -> dict[str, Any]:
     """Writes what `source` names into the folder `out` for the program `to`; returns the certificate.
+
+    `approximate_gelu` makes the exact GELU the tanh form first: the certificate has what that changes.
 
     The folder has README.md and certificate.json too. It is complete or absent. Raises UserError where the program's
     model is another one or `out` is in use, CertificateError where what was written, reloaded, is not the model.
     """
-    target = _checked(to, dtype, licence, out)
-    pretrained = sources.read(source, which)
+    target = _checked(to, dtype, licence, out, approximate_gelu)
+    pretrained = model = sources.read(source, which)
+    if approximate_gelu:
+        model = replace(pretrained, model=replace(pretrained.model, activation="gelu_tanh"))
     text = held_out(pretrained)
     if out.exists():
         out.rmdir()  # it is empty; Windows renames nothing onto a folder that is there
     with folder_atomic(out) as aside:
-        target.write(pretrained, aside, DTYPES[dtype])
-        runtime = _reloaded(target, aside, pretrained)
-        findings = certify(pretrained, runtime, DTYPES[dtype], text)
+        target.write(model, aside, dtype)
+        runtime, rounded = _reloaded(target, aside, pretrained), target.rounded(model, dtype)
+        findings = certify(pretrained, rounded, runtime, text) | target.more(aside, rounded, text)
         origin = {"name": Path(source).resolve().name, "step": pretrained.step, "files": _weights(pretrained.where)}
         certificate = {
             "format": FORMAT,
             "version": VERSION,
             "to": to,
             "dtype": dtype,
+            "approximate_gelu": model.model != pretrained.model,
             "source": origin,
             **findings,
         }
-        write_atomic(aside / "README.md", card(pretrained, certificate, out.resolve().name, licence))
+        write_atomic(aside / "README.md", card(model, certificate, out.resolve().name, licence))
         files = {str(file.relative_to(aside)): _described(file) for file in sorted(aside.rglob("*"))}
         certificate["files"] = files
         write_json(aside / "certificate.json", certificate)
     return certificate
 
 
-def _checked(to: str, dtype: str, licence: str, out: Path) -> Target:
+def _checked(to: str, dtype: str, licence: str, out: Path, approximate_gelu: bool) -> Target:
     if to not in TARGETS:
         raise UserError(f"--to {to} is not known{suggestion(to, TARGETS)}; there are {', '.join(TARGETS)}")
     if dtype not in TARGETS[to].dtypes:
         raise UserError(f"--dtype {dtype} cannot be written for {to}; it can be {', '.join(TARGETS[to].dtypes)}")
+    if approximate_gelu and to not in TANH:
+        raise UserError(f"--approximate-gelu is for {' and '.join(TANH)}; --to {to} keeps the model's own")
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", licence):
         raise UserError(f"--licence {licence!r} is not an identifier of the hub's, such as mit or cc-by-4.0")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from overnight import __version__
+from overnight.config import ModelConfig
 from overnight.errors import UserError
 from overnight.exchange.gguf_vocabulary import BYTE_PAIRS, describe
 from overnight.exchange.names import shape_of, with_biases
 from overnight.files import file_atomic
+from overnight.model import GPT, weights
 from overnight.pretrained import Pretrained
 from overnight.tokenizers import Tokenizer
 
@@ -41,11 +43,12 @@ def write(pretrained: Pretrained, path: Path, dtype: str, name: str = "") -> Non
         writer = library.GGUFWriter(aside, library.MODEL_ARCH_NAMES[library.MODEL_ARCH.GPT2])
         _add_model(writer, pretrained, dtype, name)
         _add_tokenizer(writer, pretrained.tokenizer, pretrained.tensors["wte.weight"].shape[0])
+        names = _names(pretrained.model.n_layer)
         for ours, tensor in with_biases(pretrained.tensors).items():
             kind, stored = _stored(ours, tensor, dtype)
             if dtype == "float16" and not np.isfinite(stored).all():
                 raise UserError(f"{pretrained.where}: '{ours}' has values beyond float16; use bfloat16")
-            writer.add_tensor(_names(pretrained)[ours], stored, raw_dtype=kind)
+            writer.add_tensor(names[ours], stored, raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -61,12 +64,12 @@ def rounded(pretrained: Pretrained, dtype: str) -> Pretrained:
     return replace(pretrained, tensors=tensors)
 
 
-def reread(path: Path, source: Pretrained) -> Pretrained:
-    """The model in a file that was written from `source`, in float32; ValueError where it is no such file."""
+def read(path: Path) -> Pretrained:
+    """The model in a file that `write` wrote, in float32; ValueError where its tensors are others."""
     library = _library()
     reader = library.GGUFReader(path)
     found = {tensor.name: tensor for tensor in reader.tensors}
-    names = _names(source)
+    names = _names(reader.get_field("gpt2.block_count").contents())
     if found.keys() != set(names.values()):
         raise ValueError(f"{path.name} has other tensors: {sorted(found.keys() ^ set(names.values()))}")
     tensors = {}
@@ -75,7 +78,7 @@ def reread(path: Path, source: Pretrained) -> Pretrained:
         tensors[ours] = torch.from_numpy(values.reshape(found[theirs].shape[::-1].tolist()).copy())
     heads = reader.get_field("gpt2.attention.head_count").contents()
     model, block_size = shape_of(tensors, heads, "gelu_tanh", path.name)
-    return Pretrained(path.name, model, block_size, tensors, source.tokenizer)
+    return Pretrained(str(path), model, block_size, tensors)
 
 
 def _library() -> Any:
@@ -138,12 +141,12 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer, rows: int) -> 
     writer.add_add_bos_token(False)
 
 
-def _names(pretrained: Pretrained) -> dict[str, str]:
+def _names(n_layer: int) -> dict[str, str]:
     """llama.cpp's name of each tensor that a file has, by ours."""
     library = _library()
-    names = library.get_tensor_name_map(library.MODEL_ARCH.GPT2, pretrained.model.n_layer)
-    ours = with_biases(pretrained.tensors)
-    return {name: names.get_name(f"transformer.{name}", try_suffixes=(".weight", ".bias")) for name in ours}
+    known = library.get_tensor_name_map(library.MODEL_ARCH.GPT2, n_layer)
+    smallest = GPT(ModelConfig(n_layer=n_layer, n_head=1, n_embd=1, vocab_size=1), 1)
+    return {name: known.get_name(f"transformer.{name}", (".weight", ".bias")) for name in weights(smallest)}
 
 
 def _stored(name: str, tensor: Tensor, dtype: str) -> tuple[Any, npt.NDArray[Any]]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from overnight.errors import UserError
+from overnight.exchange.tokenizer_files import names
 from overnight.tokenizers import END_OF_TEXT, Tokenizer
 from overnight.tokenizers.bpe import BPETokenizer
-from overnight.tokenizers.byte_level import BYTE_OF, ByteLevelTokenizer, names_of
+from overnight.tokenizers.byte_level import BYTE_OF, ByteLevelTokenizer
 from overnight.tokenizers.gpt2 import GPT2Tokenizer
 from overnight.tokenizers.simple import BytesTokenizer, CharTokenizer
 
@@ -50,14 +51,13 @@ def _describe(tokenizer: Tokenizer) -> Vocabulary:
         raise UserError(
             f"llama.cpp has no tokenizer such as {tokenizer.name}: GGUF is written for gpt2, bpe:SIZE, bytes and chars"
         )
-    if isinstance(tokenizer, ByteLevelTokenizer):
-        tokens, merges = names_of(tokenizer.merges), tokenizer.merges
-    elif not isinstance(tokenizer, CharTokenizer):
-        tokens, merges = [*(NAME_OF[byte] for byte in range(256)), END_OF_TEXT], []
-    elif tokenizer.end_of_text is None:
+    if isinstance(tokenizer, CharTokenizer) and tokenizer.end_of_text is None:
         return Vocabulary(TRIE, _escaped(tokenizer.characters))
-    else:
+    if isinstance(tokenizer, CharTokenizer):
         tokens, merges = _characters(tokenizer.characters)
+    else:
+        tokens = names(tokenizer) or []
+        merges = tokenizer.merges if isinstance(tokenizer, ByteLevelTokenizer) else []
     return Vocabulary(BYTE_PAIRS, tokens, merges or [NO_MERGE], tokenizer.end_of_text)
 
 
@@ -66,9 +66,9 @@ def _characters(characters: str) -> tuple[list[str], list[tuple[str, str]]]:
 
     What they make on the way is no token; it never stays, for no other character has those bytes in its middle.
     """
-    names = ["".join(NAME_OF[byte] for byte in character.encode()) for character in characters]
-    merges = {(name[:end], name[end]): None for name in names for end in range(1, len(name))}
-    return [*names, END_OF_TEXT], list(merges)
+    own = ["".join(NAME_OF[byte] for byte in character.encode()) for character in characters]
+    merges = {(name[:end], name[end]): None for name in own for end in range(1, len(name))}
+    return [*own, END_OF_TEXT], list(merges)
 
 
 def _escaped(characters: str) -> list[str]:

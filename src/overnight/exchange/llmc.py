@@ -82,7 +82,7 @@ def write(pretrained: Pretrained, path: Path, dtype: torch.dtype) -> None:
     if pretrained.model.activation != "gelu_tanh":
         raise UserError(
             f"{pretrained.where} has the exact GELU, llm.c has the tanh form alone: it would be another model; "
-            "`--to hf` keeps it"
+            "`--to hf` keeps it; where the tanh form is good enough, add --approximate-gelu"
         )
     tensors = our_names(transformers_names(pretrained.build()), pretrained.where)
     with path.open("wb") as file:

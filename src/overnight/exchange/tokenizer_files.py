@@ -69,7 +69,7 @@ def to_json(tokenizer: Tokenizer, own: list[str]) -> str:
         library.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
         library.decoder = decoders.Fuse()
     else:
-        library = Library(models.BPE(vocabulary, _merges(tokenizer)))
+        library = Library(models.BPE(vocabulary, tokenizer.merges if isinstance(tokenizer, GPT2Tokenizer) else []))
         cut = isinstance(tokenizer, GPT2Tokenizer)
         library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=cut)
         library.decoder = decoders.ByteLevel()
@@ -88,10 +88,3 @@ def from_json(content: str) -> Tokenizer | None:
     if all(len(name) == 1 for name in own[: len(own) - end]):
         candidates.append(CharTokenizer("".join(own[: len(own) - end]), end))
     return next((one for one in candidates if json.loads(to_json(one, names(one) or [])) == stored), None)
-
-
-def _merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:
-    if not isinstance(tokenizer, GPT2Tokenizer):
-        return []
-    pairs = (line.split(" ") for line in MERGES.read_text(encoding="utf-8").split("\n")[1:] if line)
-    return [(left, right) for left, right in pairs]
