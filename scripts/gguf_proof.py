@@ -6,7 +6,7 @@
 Without a RUN it trains small models itself, in some minutes on a CPU: one for each tokenizer, on Python's standard
 library, and one with the exact GELU. All of it is float32 on the CPU, llama.cpp's keys and values included.
 
-Exit code 0 only if for each model every token id is the same, the logits of float32 are the model's to 1e-5 of the
+Exit code 0 only if for each model every token id is the same, the logits of float32 are the model's to 5e-5 of the
 largest once llama.cpp's GELU of 16 bits is imitated, and no continuation of float32 leaves the model's but at a tie
 within their difference. What float16, bfloat16 and q8_0 change is reported.
 """
@@ -14,6 +14,7 @@ within their difference. What float16, bfloat16 and q8_0 change is reported.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import datetime
 import math
 import subprocess
@@ -41,14 +42,14 @@ from overnight.runs import datasets_of
 from overnight.tokenizers import END_OF_TEXT, Tokenizer
 
 WINDOWS, PROMPTS, PROMPT, CONTINUED = 8, 3, 32, 200
-LEFT = 1e-5  # of the largest logit: what may differ in float32, once the GELU is the same
+LEFT = 5e-5  # of the largest logit: what sums of float32, rounded to one or the other step of that GELU, may change
 TEXTS = [
     "def main() -> None:\n    print('Hello,   world!')\n\n\n\treturn 0x1F + 12345.678  # don't, we've, I'LL\n",
     f"The words {END_OF_TEXT} are text here, and so is [PAD3].\r\n \x00 \x7f\\n \\x41",
     "naïve cafe\u0301 \u00a0 \u3000 — “quoted” … 日本語 한국어 עברית العربية हिन्दी 😀👩‍👩‍👧 Ⅷ ½ ²",
 ]
 KINDS = {  # name: (tokenizer, one file alone, further options of train)
-    "gpt2": ("gpt2", False, ["--train.steps", "60", "--train.tokens-per-step", "1024"]),
+    "gpt2": ("gpt2", False, ["--train.steps", "30", "--train.tokens-per-step", "1024"]),
     "bpe:2048": ("bpe:2048", False, ["--model.no-bias"]),
     "bytes": ("bytes", False, []),
     "chars": ("chars", False, []),
@@ -56,7 +57,7 @@ KINDS = {  # name: (tokenizer, one file alone, further options of train)
     "chars, exact GELU": ("chars", True, ["--model.activation", "gelu"]),
 }
 OPTIONS = [
-    *("demo", "--device", "cpu", "--threads", "1", "--precision", "fp32", "--compile", "off", "--train.steps", "150"),
+    *("demo", "--device", "cpu", "--threads", "1", "--precision", "fp32", "--compile", "off", "--train.steps", "100"),
     *("--data.sequence-length", "256", "--train.tokens-per-step", "2048", "--model.n-embd", "128"),
     *("--sample.every", "0", "--checkpoint.every", "0", "--eval.every", "0"),
 ]
@@ -75,8 +76,8 @@ class Result:
     perplexities: dict[str, float] = field(default_factory=dict)
     left: float = 0.0
     """Of float32's difference, where the model computes its GELU as llama.cpp does."""
-    equal: list[int] = field(default_factory=list)
-    """Tokens of each continuation before the first that is another one."""
+    equal: list[str] = field(default_factory=list)
+    """Tokens of each continuation before the first that is another one, and by how much that is less likely."""
     failures: list[str] = field(default_factory=list)
 
 
@@ -110,6 +111,15 @@ def windows(run: Path, length: int) -> Tensor:
     return torch.from_numpy(np.stack([tokens.read(i, length + 1).astype(np.int64) for i in starts]))
 
 
+def text_of(file: Any, ids: list[int]) -> bytes:
+    """What llama.cpp shows for ids. `Llama.detokenize` cuts tokens of more than 32 bytes."""
+    import llama_cpp
+
+    vocabulary, buffer = llama_cpp.llama_model_get_vocab(file.model), ctypes.create_string_buffer(4096)
+    sizes = ((llama_cpp.llama_token_to_piece(vocabulary, i, buffer, len(buffer), 0, True)) for i in ids)
+    return b"".join(buffer.raw[:size] for size in sizes)
+
+
 def compare_ids(tokenizer: Tokenizer, file: Any, texts: list[str], result: Result) -> None:
     """Every text's ids, also with end of text as a token; and each character that the tokenizer knows, by itself."""
     known = getattr(tokenizer, "characters", None)
@@ -121,7 +131,7 @@ def compare_ids(tokenizer: Tokenizer, file: Any, texts: list[str], result: Resul
             result.ids += len(own)
             if theirs != own.tolist():
                 result.failures.append(f"other ids for {text[:40]!r}...")
-        if file.detokenize(tokenizer.encode(text).tolist()) != text.encode():
+        if text_of(file, tokenizer.encode(text).tolist()) != text.encode():
             result.failures.append(f"other text from the ids of {text[:40]!r}...")
 
 
@@ -169,10 +179,11 @@ def compare_continuations(gpt: GPT, path: Path, text: Tensor, result: Result) ->
             theirs.append(int(file.scores[file.n_tokens - 1].argmax()))
             file.eval(theirs[-1:])
         at = next((i for i, pair in enumerate(zip(own, theirs, strict=True)) if pair[0] != pair[1]), count)
-        result.equal.append(at)
+        result.equal.append(f"{at}")
         if at < count:
             logits = gpt(torch.tensor([[*row.tolist(), *own[:at]]]))[0, -1]
             gap = float(logits[own[at]] - logits[theirs[at]])
+            result.equal[-1] += f" (then two logits {gap:.0e} apart)"
             if gap > 2 * result.difference["float32"]:
                 result.failures.append(f"token {at} is another one, though {gap:.1e} less likely")
     file.close()
@@ -233,7 +244,7 @@ def report(results: list[Result]) -> str:
         "| model | ids compared | equal tokens of each continuation |",
         "|---|---|---|",
     ]
-    lines += [f"| {one.name} | {one.ids:,} | {', '.join(map(str, one.equal))} |" for one in results]
+    lines += [f"| {one.name} | {one.ids:,} | {', '.join(one.equal)} |" for one in results]
     failures = [f"- {one.name}: {failure}" for one in results for failure in one.failures]
     return "\n".join([*lines, "\nAll of it holds." if not failures else "\nFailures:\n", *failures]) + "\n"
 

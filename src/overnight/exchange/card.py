@@ -36,7 +36,7 @@ sample.py looks for the meta.pkl of this folder, where it has one, as data/DATAS
     from llama_cpp import Llama
 
     model = Llama("FOLDER/model.gguf", n_ctx=CONTEXT)
-    print(model("Once", max_tokens=50)["choices"][0]["text"])
+    text = model("Once", max_tokens=50)["choices"][0]["text"]
 """,
 }
 # The folders of absolute paths: how the maker's machine is laid out is nobody's business.
