@@ -16,9 +16,9 @@ from overnight.exchange.certificate import CertificateError, Text, compare_ids
 from overnight.exchange.runtimes import Overnight
 from overnight.pretrained import Pretrained
 
-# Of the largest logit. What llama.cpp rounds changed at most 0.006 of it (benchmarks/results/gguf.md), and a wrong
+# Of the largest logit. What llama.cpp rounds changed at most 0.02 of it (benchmarks/results/gguf.md), and a wrong
 # layout changes it as much as it is; that the weights are right is proven by reading them back.
-FAR = 0.05
+FAR = 0.1
 
 
 def version() -> str | None:
