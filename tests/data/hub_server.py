@@ -49,6 +49,8 @@ class Fault:
     """All of the file, whatever range was asked for."""
     pause: float = 0.0
     """Seconds between one byte and the next."""
+    body: bytes | None = None
+    """This, whatever was asked for."""
 
 
 class FakeHub:
@@ -138,6 +140,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         fault = self.hub.fault(seen) or Fault()
         if fault.status:
             return self._send(fault.status, b"", fault.headers)
+        if fault.body is not None:
+            return self._send(200, fault.body)
         if self.place == "cdn":
             _, _, commit, path = seen.path.split("/", 3)
             content = next(files[commit] for files in self.hub.commits.values() if commit in files)[path]

@@ -283,6 +283,20 @@ LASTING: dict[str, tuple[Callable[[FakeHub], object], str]] = {
         "cannot be fetched.*sent .* bytes in",
     ),
     "a path out of it": (lambda hub: hub.commit(REPO, {"../../x.parquet": b""}), "it is not to be trusted"),
+    "a path for terminals": (lambda hub: hub.commit(REPO, {"\x1b[31m.parquet": b""}), r"lists '\\x1b.*to be trusted"),
+    "a path of no bytes": (lambda hub: hub.commit(REPO, {"a\0.parquet": b""}), "it is not to be trusted"),
+    "a page that does not end": (
+        lambda hub: setattr(hub, "fault", lambda seen: Fault(body=bytes(2**18)) if seen.place == "cdn" else None),
+        "does not have the SHA-256 .*nothing of it was kept",
+    ),
+    "the same cut": (
+        lambda hub: setattr(hub, "fault", lambda seen: Fault(cut=2000, no_range=True) if seen.place == "cdn" else None),
+        "cannot be fetched.*2000 bytes",
+    ),
+    "wait for years": (
+        lambda hub: setattr(hub, "fault", lambda seen: Fault(429, {"Retry-After": "9" * 15})),
+        "cannot be fetched.*429",
+    ),
 }
 
 
@@ -291,6 +305,7 @@ def test_what_stays_is_one_line(
     hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: dict[str, str], name: str
 ) -> None:
     monkeypatch.setenv("OVERNIGHT_HUB_PATIENCE", "0.8")
+    monkeypatch.setattr("overnight.data.sources.hub_api.ENOUGH", 1000)
     change, told = LASTING[name]
     state = (hub.fault, dict(hub.commits), dict(hub.branches[REPO]))
     change(hub)
@@ -340,6 +355,59 @@ def test_a_branch_that_moves_in_between(
     assert not any(seen.path.startswith("/api/") for seen in hub.seen)
     done = {name for name in before if name not in hub.fetched()}
     assert "sample/10BT/000_00000.parquet" in done  # what was spilled is not fetched again
+
+
+class Killed(Exception):
+    """Where a test has a prepare end."""
+
+
+def killed(out: Path, where: str, **options: Any) -> None:
+    def end(*given: object, **more: object) -> None:
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(where, end)
+        with pytest.raises(Killed):
+            made(out, **options)
+
+
+@pytest.fixture
+def second(hub: FakeHub, repository: dict[str, bytes], tmp_path: Path) -> dict[str, Any]:
+    """A revision with other text, and more of it, in files of the same names; as an argument of `made`."""
+    more = {f"sample/10BT/{n:03d}_00000.parquet": parquet(texts(DOCUMENTS + n, 50 + n), tmp_path) for n in range(FILES)}
+    hub.commit(REPO, {**repository, **more}, "v2")
+    return {"source": {"revision": "v2"}}
+
+
+@pytest.mark.parametrize("options", [{}, {"val": "nanogpt"}, {"keep_raw": True}], ids=str)
+def test_files_of_another_revision_are_not_taken_for_this_one(
+    hub: FakeHub, tmp_path: Path, second: dict[str, Any], options: dict[str, Any]
+) -> None:
+    wanted, out = made(tmp_path / "wanted", **options), tmp_path / "out"
+    for source in ({}, second):
+        killed(out, "overnight.data.planning.estimate", **options, **source)
+    assert made(out, **options) == wanted
+
+
+def test_what_is_refused_leaves_the_commit_as_it_was(
+    hub: FakeHub, tmp_path: Path, second: dict[str, Any], expected: dict[str, str]
+) -> None:
+    out = tmp_path / "out"
+    killed(out, "overnight.data.prepare.merge_bins")
+    with pytest.raises(UserError, match="was begun with other settings"):
+        made(out, **second)
+    with pytest.raises(UserError, match="was begun from the name 'fineweb-edu'"):
+        made(out, f"hub:{REPO}", {"config": "sample-10BT"})
+    hub.branches[REPO]["main"] = hub.branches[REPO]["v2"]
+    assert made(out) == expected
+
+
+def test_a_part_is_cut_where_its_file_has_gone(hub: FakeHub, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"limit_tokens": 9000}
+    wanted, out = made(tmp_path / "wanted", **options), tmp_path / "out"
+    killed(out, "overnight.data.gathering.Gathering._limited", **options)
+    shutil.rmtree(out / ".work" / "raw")
+    assert made(out, **options) == wanted
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -423,6 +491,10 @@ def test_offline(
     prepare(source, tmp_path / "out", PrepareOptions(workers=1))
     assert contents(tmp_path / "out") == expected and not hub.seen
     assert any("only what the cache" in note for note in source.notes)
+    by_rows = made(tmp_path / "rows", val="nanogpt")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    shutil.rmtree(tmp_path / "home")
+    assert made(tmp_path / "rows from the hub", val="nanogpt") == by_rows
 
 
 # -- which files
@@ -449,6 +521,9 @@ def test_configurations_splits_and_the_converted_branch(hub: FakeHub, repository
     for name in ("hub:", "hub:a/b/c", "hub:../x"):
         with pytest.raises(UserError, match="names no dataset; write hub:OWNER/NAME"):
             open_source(name)
+    for card in (b"---\nconfigs: [\n a: : {\n---\n", b"---\na: " + b"[" * 10**5 + b"\n---\n"):  # no YAML, or too much
+        hub.commit("me/card", {"README.md": card, "train.parquet": one})
+        assert set(files("hub:me/card")) == {"train.parquet"}
     with pytest.raises(UserError, match="takes no paths"):
         open_source("fineweb", ["x"])
     with pytest.raises(UserError, match="the source 'stdlib' has no --config"):

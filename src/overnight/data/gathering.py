@@ -12,6 +12,7 @@ from overnight.data.merge import split_position
 from overnight.data.sources import Part
 from overnight.data.spill import Spill
 from overnight.data.tokenizing import Task, Tick, Window, spill_part
+from overnight.errors import UserError
 
 MARGIN = 1.1  # so many times the tokens that are still missing are made where all parts are begun at once
 
@@ -35,17 +36,16 @@ class Gathering:
             if (spill := self.task.find(number, part)) is not None:
                 self.done[number] = spill
 
-    def tokenize(self, engine: Engine, tick: Tick, supply: Fetching | Local | None = None) -> list[Spill]:
+    def tokenize(self, engine: Engine, tick: Tick, supply: Fetching | Local) -> list[Spill]:
         """Makes what is missing, as `supply` brings it; the spills in source order, within the limit."""
-        with supply or Local() as supplied:
-            while not self._enough():
-                todo = self._next(engine.at_once)
-                with closing(engine.spills(self.task, todo, tick, supplied.ready)) as finished:
-                    for number, spill in finished:
-                        self.done[number] = spill
-                        supplied.spilled(number, spill)
-                        if self._enough():
-                            break
+        while not self._enough():
+            todo = self._next(engine.at_once)
+            with closing(engine.spills(self.task, todo, tick, supply.ready)) as finished:
+                for number, spill in finished:
+                    self.done[number] = spill
+                    supply.spilled(number, spill)
+                    if self._enough():
+                        break
         return self._limited()
 
     def _next(self, at_once: bool) -> list[tuple[int, Part]]:
@@ -67,7 +67,10 @@ class Gathering:
 
     def split_by_position(self, kept: Sequence[Spill], fraction: float) -> tuple[list[Spill], list[Spill]]:
         """Training and validation of text that keeps its order: the part in which the border falls is cut in two."""
-        left = split_position(sum(spill.contents.characters for spill in kept), fraction)
+        characters = sum(spill.contents.characters for spill in kept)
+        if characters < 2:
+            raise UserError(f"the text is too small to be split into training and validation: {characters} characters")
+        left = split_position(characters, fraction)
         for number, spill in enumerate(kept):
             here = spill.contents.characters
             if left <= here:

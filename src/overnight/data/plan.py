@@ -122,7 +122,7 @@ class Plan:
     def load(cls, path: Path) -> Plan | None:
         """The plan of an unfinished prepare; None where there is none."""
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         if (content.pop("format"), content.pop("version")) != (FORMAT, VERSION):

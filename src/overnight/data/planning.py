@@ -23,6 +23,7 @@ from overnight.files import write_atomic
 from overnight.tokenizers import Tokenizer, dtype_for, load, needs_texts, train
 
 WORK = ".work"
+PLAN, PARTS = "plan.json", "part-*"  # in there
 ALL_OF_IT = 4 * 10**9  # bytes of a remote source that are fetched to learn its characters, and no more
 
 
@@ -102,18 +103,27 @@ class Request:
                 f"{self.out} was made from another state of the source (other {', '.join(other)}); {self.advice}"
             )
 
+    def refuse_begun(self) -> None:
+        """UserError where parts are finished here with other settings or from another source."""
+        old = Plan.load(self.out / WORK / PLAN)
+        if old is None or not any((self.out / WORK).glob(PARTS)):
+            return
+        for field in ("name", "split"):  # whatever else differs, files may have changed meanwhile
+            if self.described.get(field) != old.source.get(field):
+                raise UserError(f"{self.out} was begun from the {field} '{old.source.get(field)}'; {self.advice}")
+        if found := differences(self.settings, _kept_settings(old, self)):
+            raise UserError(f"{self.out} was begun with other settings ({found}); {self.advice}")
+
 
 def planned(request: Request, say: Progress) -> tuple[Plan, Tokenizer]:
     """The plan and the tokenizer: those of the prepare that goes on here, or new ones.
 
-    Another setting is refused where parts are finished already. Where the source has changed, it is planned anew; the
-    parts that are still the same are kept if that gives the same plan.
+    Where the source has changed, it is planned anew; the parts that are still the same are kept if that gives the
+    same plan.
     """
     work, parts = request.out / WORK, parts_hash(request.parts)
-    path, file = work / "plan.json", work / "tokenizer.json"
-    old, finished = Plan.load(path), list(work.glob("part-*"))
-    if old is not None and finished and (found := differences(request.settings, _kept_settings(old, request))):
-        raise UserError(f"{request.out} was begun with other settings ({found}); {request.advice}")
+    path, file = work / PLAN, work / "tokenizer.json"
+    old, finished = Plan.load(path), list(work.glob(PARTS))
     if old is not None and not differences(request.settings, _kept_settings(old, request)):
         if (old.source, old.parts) == (request.described, parts):
             say.line(f"going on with {request.out}")

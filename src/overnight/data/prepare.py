@@ -79,6 +79,7 @@ def _check_folder(out: Path) -> None:
 def _made(request: Request, engine: Engine, say: Progress) -> Manifest:
     """Makes the dataset, or what is still missing of it, while the folder is locked."""
     started = time.monotonic()
+    request.refuse_begun()
     for note in request.source.notes:
         say.line(note)
     source = request.source
@@ -99,28 +100,15 @@ def _made(request: Request, engine: Engine, say: Progress) -> Manifest:
         request.options.limit_tokens,
         (sum(contents.bytes for contents in before), sum(contents.tokens for contents in before)),
     )
-    supply: Fetching | Local = Local()
-    if isinstance(source, RemoteSource):
-        source.traffic.aloud(None)
-        meter.traffic = source.traffic
-        supply = Fetching(
-            source,
-            request.parts,
-            gathering.done,
-            gathering.task.limit,
-            plan.tokens / max(1, sum(part.size for part in request.parts)),
-            ahead=not engine.at_once,
-            # where the position splits, a part is cut in two once all are known
-            keep=plan.by_position,
-        )
-    kept = gathering.tokenize(engine, meter.tick, supply)
+    supply = _supply(request, plan, gathering, engine, meter)
+    with supply:
+        kept = gathering.tokenize(engine, meter.tick, supply)
+        ordered = gathering.split_by_position(kept, plan.fraction) if plan.by_position else None
     options = request.options
     output = Output(request.out, tokenizer, dtype.name, options.shard_tokens, options.val_tokens, options.dedup)
     tick = meter.writing(sum(spill.contents.tokens for spill in kept)).tick
-    if plan.by_position:
-        _check_enough(kept)
-        train, val = gathering.split_by_position(kept, plan.fraction)
-        splits, left_out = merge_ordered(train, val, output, tick)
+    if ordered is not None:
+        splits, left_out = merge_ordered(*ordered, output, tick)
     else:
         splits, left_out = merge_bins(kept, plan.bits, plan.fraction, output, tick)
     manifest = _written(request, plan, output, kept, splits, left_out)
@@ -129,6 +117,24 @@ def _made(request: Request, engine: Engine, say: Progress) -> Manifest:
     say.line(f"disk: {size(taken(request.out) - downloads)} at the peak, {size(plan.disk)} predicted")
     say.line(f"done in {duration(time.monotonic() - started)}")
     return manifest
+
+
+def _supply(request: Request, plan: Plan, gathering: Gathering, engine: Engine, meter: Meter) -> Fetching | Local:
+    """What brings the text while it is entered."""
+    if not isinstance(request.source, RemoteSource):
+        return Local()
+    request.source.traffic.aloud(None)
+    meter.traffic = request.source.traffic
+    return Fetching(
+        request.source,
+        request.parts,
+        gathering.done,
+        gathering.task.limit,
+        plan.tokens / max(1, sum(part.size for part in request.parts)),
+        ahead=not engine.at_once,
+        # where the position splits, a part is cut in two once all are known
+        keep=plan.by_position,
+    )
 
 
 def _downloads(request: Request) -> int:
@@ -163,12 +169,6 @@ def _tell_skipped(kept: Sequence[Spill], say: Progress) -> None:
         say.line(f"skipped {skipped:,} that could not be read, such as:")
         for example in examples:
             say.line(f"  {example}")
-
-
-def _check_enough(kept: Sequence[Spill]) -> None:
-    characters = sum(spill.contents.characters for spill in kept)
-    if characters < 2:
-        raise UserError(f"the text is too small to be split into training and validation: {characters} characters")
 
 
 def _written(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -116,9 +117,13 @@ class HubSource(RemoteSource):
 
     def begin(self) -> None:
         """Keeps the commit and the listing for a prepare that goes on after a kill."""
+        if (_read(self._pin) or {}).get("asked") == self._identity():
+            return
+        # what was noted about files of other content, or the content itself, must not pass for this one's
+        for folder in (self.home, self.home.with_name("raw")):
+            shutil.rmtree(folder, ignore_errors=True)
         self.home.mkdir(parents=True, exist_ok=True)
-        if not self._pin.exists() or (_read(self._pin) or {}).get("asked") != self._identity():
-            write_json(self._pin, {"asked": self._identity(), "listing": asdict(self.listing)})
+        write_json(self._pin, {"asked": self._identity(), "listing": asdict(self.listing)})
 
     def parts(self) -> list[Part]:
         target, spans = part_size(self.listing.bytes), []
@@ -216,7 +221,9 @@ class HubSource(RemoteSource):
     def _rows(self, file: RemoteFile) -> int:
         from overnight.data.formats.parquet import count_rows
 
-        if (path := self._here(file)) is not None or suffixes(file.path)[0] != ".parquet":
+        arrived = self._arrived(file)
+        path = arrived[0] if arrived else self.hub.cached(self.listing.revision, file.path)
+        if path is not None or suffixes(file.path)[0] != ".parquet":
             return count_rows(file.path, path or b"")
         end = self.hub.content(self.listing.revision, file.path, min(END, file.size))
         length = int.from_bytes(end[-8:-4], "little")

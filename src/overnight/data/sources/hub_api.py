@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -94,8 +95,8 @@ class Hub:
         files = self._ask(listed, commit)
         for file in files:
             path = PurePosixPath(file.path)
-            if path.is_absolute() or ".." in path.parts or "\\" in file.path:
-                raise UserError(f"{self.host} lists '{file.path}', a path out of {self.repo}: it is not to be trusted")
+            if path.is_absolute() or ".." in path.parts or "\\" in file.path or _odd(file.path):
+                raise UserError(f"{self.host} lists {file.path!a}, no path within {self.repo}: it is not to be trusted")
         return files
 
     def content(self, commit: str, path: str, last: int | None = None) -> bytes:
@@ -160,13 +161,15 @@ class Hub:
             goes_on = response.status_code == 206
             if goes_on and not response.headers.get("Content-Range", "").startswith(f"bytes {there}-"):
                 raise Interrupted("it sent another part of the file than was asked for")
-            watch = Watch(patience)
+            watch = Watch(patience, 0 if goes_on else there)
             # not buffered: what has arrived outlives a kill
             with partial.open("ab" if goes_on else "wb", buffering=0) as target:
                 for block in response.iter_bytes():
                     target.write(block)
                     tick(len(block))
                     watch.arrived(len(block))
+                    if target.tell() > file.size:
+                        return  # something else, which may have no end; the hash will tell
         if (now := partial.stat().st_size) != file.size:
             raise Interrupted(f"it sent {now:,} of {file.size:,} bytes")
 
@@ -250,11 +253,14 @@ class Hub:
 
 
 class Watch:
-    """Over the bytes of one response: says that there is progress, and drops a trickle."""
+    """Over the bytes of one response: says that there is progress, and drops a trickle.
 
-    def __init__(self, patience: Patience) -> None:
+    The first bytes are no progress, `again` of them: they were here before.
+    """
+
+    def __init__(self, patience: Patience, again: int) -> None:
         self.patience, self.window = patience, min(SLOW, patience.limit / 5)
-        self.begun, self.bytes, self.counted = patience.now(), 0, 0
+        self.begun, self.bytes, self.counted = patience.now(), 0, -again
 
     def arrived(self, count: int) -> None:
         self.patience.check()
@@ -278,6 +284,11 @@ def has_hash(path: Path, file: RemoteFile) -> bool:
             return hashlib.file_digest(content, "sha256").hexdigest() == file.hash
         begun = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)  # as git does it
         return hashlib.file_digest(content, lambda: begun).hexdigest() == file.hash
+
+
+def _odd(path: str) -> bool:
+    """Whether a terminal or a file system could be misled by it: control characters, halves of surrogate pairs."""
+    return any(unicodedata.category(character) in ("Cc", "Cs") for character in path)
 
 
 def _timeout() -> float:

@@ -84,6 +84,7 @@ def find_converted(hub: Hub, config: str | None, split: str, revision: str) -> L
 def _card(hub: Hub, commit: str, files: list[RemoteFile]) -> dict[str, Any]:
     """The YAML at the head of the dataset card; empty where there is none that can be read."""
     from huggingface_hub import DatasetCard
+    from yaml import YAMLError
 
     if all(file.path != CARD for file in files):
         return {}
@@ -93,5 +94,5 @@ def _card(hub: Hub, commit: str, files: list[RemoteFile]) -> dict[str, Any]:
         text = content.decode(errors="replace").removeprefix("\ufeff")
         card: Any = DatasetCard(text, ignore_metadata_errors=True)
         return dict(card.data.to_dict())
-    except (ValueError, TypeError):
+    except (YAMLError, ValueError, TypeError, RecursionError):
         return {}

@@ -61,13 +61,13 @@ class Patience:
             raise Stopped
 
     def wait(self, reason: str, least: float, limit: float) -> None:
-        """Waits before another try, longer after each failure and not less than `least` seconds."""
+        """Waits before another try, longer after each failure and not less than `least` seconds, within the limit."""
         if time.monotonic() - self.since >= limit:
             raise GaveUp(reason)
         # a short patience, as tests have it, is for several tries, too
         pause = min(FIRST, limit / 16) * 2 ** min(self.failures, 10)
         self.failures += 1
-        self.stop.wait(max(least, min(pause, LONGEST)))
+        self.stop.wait(max(min(least, limit), min(pause, LONGEST)))
         self.check()
 
 
@@ -111,7 +111,7 @@ def _retry_after(headers: Mapping[str, str]) -> float:
     from email.utils import parsedate_to_datetime
 
     told = headers.get("Retry-After", "")
-    if told.isdigit():
+    if told.isdecimal():
         return float(told)
     try:
         return max(0.0, parsedate_to_datetime(told).timestamp() - time.time())
