@@ -122,6 +122,12 @@ def test_a_mixture_is_read_from_its_text(folders, monkeypatch):
     assert Mixture.open("one:7,two:3").path == mixture.path
 
 
+def test_corpora_of_the_same_name_get_names_of_their_own(folders, tmp_path):
+    copies = [Path(shutil.copytree(folders[0], tmp_path / name)) for name in ("a/x", "b/x", "c/x_1")]
+    names = [corpus.name for corpus in Mixture.open(",".join(f"{copy}:1" for copy in copies)).corpora]
+    assert names == ["x_2", "x_3", "x_1"]
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

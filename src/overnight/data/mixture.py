@@ -7,6 +7,7 @@ import json
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,10 @@ class Mixture:
         whole = [int(weight * scale) for weight in weights]
         whole = [weight // math.gcd(*whole) for weight in whole]
         names = [folder.name for folder in folders]
-        unique = [name if names.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(names, 1)]
         manifests = [Manifest.read(path) for path in paths]
         for manifest in manifests[1:]:
             _same_tokenizer(manifests[0], manifest)
-        return cls(tuple(map(Corpus, unique, manifests, whole)))
+        return cls(tuple(map(Corpus, _distinct(names), manifests, whole)))
 
     @property
     def first(self) -> Manifest:
@@ -111,6 +111,15 @@ def _share(data: str, piece: str) -> tuple[Path, Fraction]:
     if not colon or not path or weight <= 0:
         raise UserError(f"--data {data}: '{piece}' is not DIR:WEIGHT with a weight above 0, as in a:0.7,b:0.3")
     return Path(path), weight
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """The names, with a number behind those that are there twice: one that makes a new name."""
+    found = [name if names.count(name) == 1 else "" for name in names]
+    for place, name in enumerate(names):
+        numbered = (f"{name}_{number}" for number in count(place + 1))
+        found[place] = found[place] or next(new for new in numbered if new not in found)
+    return found
 
 
 def _same_tokenizer(one: Manifest, other: Manifest) -> None:
