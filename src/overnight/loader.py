@@ -13,6 +13,7 @@ from torch import Tensor
 
 from overnight.config import parse_order
 from overnight.errors import UserError
+from overnight.mapped import mapped_shard
 
 Numbers = npt.NDArray[np.int64]
 MASK = np.uint64(0xFFFFFFFFFFFFFFFF)
@@ -40,7 +41,7 @@ class TokenStream:
     """A split's shards, .npy files or mapped arrays, as one stream of token ids, read without loading them."""
 
     def __init__(self, shards: Sequence[Path | npt.NDArray[Any]]) -> None:
-        self.shards = [_open(shard) if isinstance(shard, Path) else shard for shard in shards]
+        self.shards = [mapped_shard(shard) if isinstance(shard, Path) else shard for shard in shards]
         self.starts = np.concatenate([[0], np.cumsum([len(shard) for shard in self.shards])]).astype(np.int64)
         self.length = int(self.starts[-1])
 
@@ -201,16 +202,3 @@ def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: npt.NDArray[np.uint64] = values ^ (values >> np.uint64(31))
     return mixed
-
-
-def _open(path: Path) -> npt.NDArray[Any]:
-    try:
-        # unlike np.load it takes no zip archive, and it never unpickles
-        shard: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
-    except Exception as error:  # on damaged headers numpy raises what its tokenizer and parser come up with
-        raise UserError(
-            f"{path}: cannot be read as a shard ({error}); `overnight data {path.parent} --check`"
-        ) from None
-    if shard.ndim != 1 or shard.dtype not in (np.uint16, np.uint32):
-        raise UserError(f"{path}: a shard is one-dimensional uint16 or uint32, this is {shard.dtype} {shard.shape}")
-    return shard

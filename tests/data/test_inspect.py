@@ -82,7 +82,7 @@ def changed(folder: Path, change: Any) -> None:
     [
         (lambda m: m.update(dtype="uint32"), "fingerprint"),
         (lambda m: m["splits"]["val"].update(tokens=1), "tokens of split val"),
-        (lambda m: m["splits"]["val"]["shards"].pop(), "fingerprint"),
+        (lambda m: m["splits"]["val"]["shards"].pop(), "of split val"),
     ],
 )
 def test_check_of_the_manifest_itself(folder: Path, change: Any, told: str) -> None:
@@ -103,6 +103,9 @@ def test_check_of_the_manifest_itself(folder: Path, change: Any, told: str) -> N
         (lambda m: m["splits"]["train"]["shards"][0].pop("sha256"), r"lacks 'splits.train.shards\[0\].sha256'"),
         (lambda m: m["splits"]["train"]["shards"][0].update(file="../x.npy"), "outside its folder"),
         (lambda m: m["tokenizer"].update(file="/etc/passwd"), "outside its folder"),
+        (lambda m: m["splits"]["train"].update(documents=10**15), "the documents of split train are not those"),
+        (lambda m: m.update(sources=["x"]), r"lacks 'sources\[0\].name'"),
+        (lambda m: m.update(totals={}), "lacks 'totals.tokens'"),
     ],
 )
 def test_manifests_that_cannot_be_read(folder: Path, change: Any, told: str) -> None:

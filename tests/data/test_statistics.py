@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from corpora import END, ListSource, documents, overnight, stream, texts
 from hypothesis import HealthCheck, given, settings
@@ -54,6 +57,51 @@ def assert_right(folder: Path) -> None:
     groups = Counter(d.ids for d in whole)
     assert [row["count"] for row in copies["examples"]] == [n for _, n in groups.most_common(3) if n > 1]
     assert copies["copied_tokens"] == sum((n - 1) * (len(ids) + (end is not None)) for ids, n in groups.items())
+
+
+def zipped(shard: Path) -> None:
+    with shard.open("wb") as file:
+        np.savez(file, np.zeros(300, np.uint16))
+
+
+def starting(*starts: object) -> Callable[[Path], None]:
+    """Has a documents file list these starts."""
+    return lambda shard: pq.write_table(
+        pa.table({"start": [*starts], "file": ["x"] * len(starts), "row": [0] * len(starts)}),
+        shard.with_suffix(".docs.parquet"),
+    )
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        zipped,
+        lambda shard: np.save(shard, np.array([{}] * 300, object), allow_pickle=True),
+        lambda shard: np.save(shard, np.zeros((150, 2), np.uint16)),
+        lambda shard: np.save(shard, np.zeros(299, np.uint16)),
+        lambda shard: np.save(shard, np.zeros(300)),
+        starting("0", "5"),
+        starting(0, None),
+        starting(5, 0),
+        starting(-1),
+        starting(300),
+        starting(),
+    ],
+)
+def test_damaged_files_are_one_line(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    folder = made(tmp_path / "out", ListSource(CORPUS)).folder
+    damage(folder / "train_000000.npy")
+    with pytest.raises(UserError, match="train_000000") as caught:
+        statistics(Manifest.read(folder))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_manifest_with_another_vocabulary_is_one_line(tmp_path: Path) -> None:
+    manifest = made(tmp_path / "out", ListSource(CORPUS))
+    path = manifest.folder / "manifest.json"
+    path.write_text(path.read_text().replace('"vocab_size": 50257', f'"vocab_size": {10**12}'))
+    with pytest.raises(UserError, match="its manifest says 1,000,000,000,000 ids, and its tokenizer gpt2 has 50,257"):
+        statistics(Manifest.read(manifest.folder))
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 300, 10**6])

@@ -34,11 +34,10 @@ _FIELDS = {
     "totals": dict,
     "fingerprint": str,
 }
+AMOUNTS = ("tokens", "documents", "bytes")
 _SHARD_FIELDS = {
     "file": str,
-    "tokens": int,
-    "documents": int,
-    "bytes": int,
+    **dict.fromkeys(AMOUNTS, int),
     "sha256": str,
     "documents_file": str,
     "documents_sha256": str,
@@ -115,14 +114,19 @@ def open_shards(manifest: Manifest, split: str) -> Sequence[Path | npt.NDArray[A
 
 
 def load_tokenizer(manifest: Manifest) -> Tokenizer:
-    """The tokenizer that the folder's tokens were made with."""
+    """The tokenizer that the folder's tokens were made with; UserError where it is not as the manifest says."""
     from overnight.tokenizers import load, loads
 
+    name, file, size = (manifest.tokenizer[key] for key in ("name", "file", "vocab_size"))
     if manifest.tokenizer_json is not None:
-        return loads(manifest.tokenizer["name"], manifest.tokenizer_json)
-
-    file = manifest.tokenizer["file"]
-    return load(manifest.tokenizer["name"], manifest.folder / file if file else None)
+        found = loads(name, manifest.tokenizer_json)
+    else:
+        found = load(name, manifest.folder / file if file else None)
+    if found.vocab_size != size:
+        raise UserError(
+            f"{manifest.folder}: its manifest says {size:,} ids, and its tokenizer {name} has {found.vocab_size:,}"
+        )
+    return found
 
 
 def _why_absent(folder: Path) -> str:
@@ -157,11 +161,18 @@ def _checked(path: Path, content: Any) -> Json:
         where = f"splits.{split}."
         if not isinstance(described, dict):
             raise UserError(f"{path} lacks '{where[:-1]}'; prepare the dataset anew")
-        _require(path, where, described, {"tokens": int, "documents": int, "bytes": int, "shards": list})
+        _require(path, where, described, {**dict.fromkeys(AMOUNTS, int), "shards": list})
         for number, shard in enumerate(described["shards"]):
             _require(path, f"{where}shards[{number}].", shard, _SHARD_FIELDS)
             _plain_name(path, shard["file"])
             _plain_name(path, shard["documents_file"])
+        for field in AMOUNTS:
+            amounts = [shard[field] for shard in described["shards"]]
+            if min(amounts, default=0) < 0 or sum(amounts) != described[field]:
+                raise UserError(f"{path} was changed: the {field} of split {split} are not those of its shards")
+    _require(path, "totals.", content["totals"], dict.fromkeys(AMOUNTS, int))
+    for number, source in enumerate(content["sources"]):
+        _require(path, f"sources[{number}].", source, {"name": str})
     return {name: content[name] for name in _FIELDS}
 
 

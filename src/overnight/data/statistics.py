@@ -37,7 +37,7 @@ def statistics(manifest: Manifest, everything: bool = False, tell: Tell = lambda
     Raises UserError where a file is damaged.
     """
     streams = {split: Stream(manifest, split) for split in SPLITS}
-    counts = np.zeros(manifest.tokenizer["vocab_size"], np.int64)
+    counts = np.zeros(load_tokenizer(manifest).vocab_size, np.int64)
     hashes, read = {}, {}
     for split, stream in streams.items():
         hashes[split] = Hashes(stream)

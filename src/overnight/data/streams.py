@@ -14,6 +14,7 @@ import numpy.typing as npt
 from overnight.data.dataset import Manifest, load_tokenizer, open_shards
 from overnight.data.foreign import measure
 from overnight.errors import UserError
+from overnight.mapped import mapped_shard
 
 CHUNK = 2**22  # tokens read at once
 SHOWN = 200  # characters of a document
@@ -55,10 +56,11 @@ class Stream:
         most = most or CHUNK
         stop = self.tokens if stop is None else min(stop, self.tokens)
         for number, shard in enumerate(open_shards(self.manifest, self.split)):
+            mapped = mapped_shard(shard, self._entry(number)["tokens"]) if isinstance(shard, Path) else shard
             first, last = int(self.borders[number]), int(self.borders[number + 1])
             for begin in range(max(start, first), min(stop, last), most):
                 end = min(begin + most, stop, last)
-                tokens = _mapped(shard)[begin - first : end - first]
+                tokens = mapped[begin - first : end - first]
                 starts = self.starts(number)
                 yield Chunk(begin, tokens, starts[np.searchsorted(starts, begin) : np.searchsorted(starts, end)])
 
@@ -72,8 +74,21 @@ class Stream:
         if self._last[0] != shard and self.manifest.foreign:
             self._last = shard, measure.starts(self.manifest, self.split, shard)
         elif self._last[0] != shard:
-            self._last = shard, _columns(self._documents_file(shard), "start")["start"].to_numpy()
+            self._last = shard, self._listed_starts(shard)
         return self._last[1]
+
+    def _listed_starts(self, shard: int) -> Positions:
+        """As the documents file lists them; UserError where that cannot be true."""
+        import pyarrow as pa
+
+        file = self._documents_file(shard)
+        column = _columns(file, "start")["start"]
+        if column.type == pa.int64() and not column.null_count:
+            starts: Positions = column.to_numpy()
+            bounds = np.array([self.borders[shard] - 1, *starts, self.borders[shard + 1]])
+            if len(starts) == self._entry(shard)["documents"] and (np.diff(bounds) > 0).all():
+                return starts
+        raise UserError(f"{file} does not list the documents that start in its shard; prepare the dataset anew")
 
     def lengths(self) -> Positions:
         """The tokens of each document, <|endoftext|> included; no token is read."""
@@ -115,18 +130,12 @@ class Stream:
         return int(np.searchsorted(self.borders, position, "right")) - 1
 
     def _documents_file(self, shard: int) -> Path:
-        name: str = self.manifest.splits[self.split]["shards"][shard]["documents_file"]
-        return self.manifest.folder / name
+        return self.manifest.folder / str(self._entry(shard)["documents_file"])
 
-
-def _mapped(shard: Path | Tokens) -> Tokens:
-    if not isinstance(shard, Path):
-        return shard
-    try:
-        tokens: Tokens = np.load(shard, mmap_mode="r")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{shard} cannot be read ({error}); prepare the dataset anew") from None
-    return tokens
+    def _entry(self, shard: int) -> dict[str, Any]:
+        """What the manifest says of a shard."""
+        entry: dict[str, Any] = self.manifest.splits[self.split]["shards"][shard]
+        return entry
 
 
 def _columns(path: Path, *names: str) -> dict[str, Any]:
