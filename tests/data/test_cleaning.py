@@ -235,6 +235,11 @@ def test_folders_from_before_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         made(begun, source, min_chars=2)
     made(begun, source)
     assert Manifest.read(begun).fingerprint == Manifest.read(out).fingerprint
+    for content in ("", "[]", "{}"):
+        (tmp_path / ".work").mkdir(exist_ok=True)
+        (tmp_path / ".work" / "plan.json").write_text(content)
+        with pytest.raises(UserError, match="was begun by another version"):
+            made(tmp_path, source)
 
 
 def test_the_command(tmp_path: Path) -> None:

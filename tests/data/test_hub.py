@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import shutil
 import signal
 import subprocess
@@ -219,6 +220,9 @@ def test_too_little_disk_is_said_before_anything_is_fetched(
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match=r"of disk is needed and 1 kB is free"):
         made(tmp_path / "out")
+    usage = usage._replace(free=sum(open_source("fineweb-edu").sizes().values()) - 1)  # enough but for all at once
+    with pytest.raises(UserError, match=r"of disk is needed"):
+        made(tmp_path / "out", tokenizer="chars")
     assert not hub.fetched()
 
 
@@ -400,6 +404,17 @@ def test_what_is_refused_leaves_the_commit_as_it_was(
         made(out, f"hub:{REPO}", {"config": "sample-10BT"})
     hub.branches[REPO]["main"] = hub.branches[REPO]["v2"]
     assert made(out) == expected
+
+
+def test_a_manifest_that_says_too_little_is_one_line(hub: FakeHub, tmp_path: Path, expected: dict[str, str]) -> None:
+    made(tmp_path)
+    path = tmp_path / "manifest.json"
+    content = json.loads(path.read_text())
+    del content["sources"][0]["converted"]
+    for text in (json.dumps(content), "[]"):
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"state of the source|does not describe a dataset"):
+            made(tmp_path)
 
 
 def test_a_part_is_cut_where_its_file_has_gone(hub: FakeHub, tmp_path: Path) -> None:

@@ -125,7 +125,9 @@ class Plan:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        if (content.pop("format"), content.pop("version")) != (FORMAT, VERSION):
+        except ValueError:
+            content = None
+        if not isinstance(content, dict) or (content.pop("format", ""), content.pop("version", 0)) != (FORMAT, VERSION):
             raise UserError(f"{path.parent.parent} was begun by another version of overnight; delete it to start over")
         content["left_out"] = [tuple(found) for found in content.get("left_out", [])]
         return cls(**content)

@@ -142,7 +142,7 @@ def _downloads(request: Request) -> int:
     if not isinstance(request.source, RemoteSource):
         return 0
     absent, options = request.source.absent(), request.options
-    if options.keep_raw:
+    if options.keep_raw or options.tokenizer == "chars":  # which reads all of it before anything is tokenized
         return sum(absent.values())
     return on_disk(absent, len(request.parts), options.workers or cores())
 

@@ -16,6 +16,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from overnight.data.dataset import NAME as MANIFEST
+from overnight.data.dataset import Manifest
 from overnight.data.formats import format_of, suffixes
 from overnight.data.formats.parquet_columns import FOOTER, MAGIC
 from overnight.data.formats.text import PIECE_BYTES, PIECES_RULE
@@ -107,13 +109,14 @@ class HubSource(RemoteSource):
         if kept is not None and kept["asked"] == self._identity():
             files = [RemoteFile(**file) for file in kept["listing"].pop("files")]
             self._listing = Listing(files=files, **kept["listing"])
-        elif (made := _read(out / "manifest.json")) is not None:
-            settings, source = made.get("settings", {}), (made.get("sources") or [{}])[0]
+        elif (out / MANIFEST).exists():
+            made = Manifest.read(out)
+            settings, source = made.settings, made.sources[0] if made.sources else {}
             asked = (source.get("name"), source.get("split"), settings.get("config"), settings.get("revision"))
             if asked == (self.name, self.split, self.config, self.asked):
-                again = find_converted if source["converted"] else find
-                found = again(self.hub, source["config"], self.split, source["revision"])
-                self._listing = replace(found, licence=source["licence"])
+                again = find_converted if source.get("converted") else find
+                found = again(self.hub, source.get("config"), self.split, str(source.get("revision")))
+                self._listing = replace(found, licence=source.get("licence"))
 
     def begin(self) -> None:
         """Keeps the commit and the listing for a prepare that goes on after a kill."""
