@@ -116,7 +116,7 @@ class Recipe:
     seed: int = 1337
     """Seed of initial weights, data order and dropout."""
     init_from: str | None = None
-    """Start from the weights of another run's folder instead of random ones."""
+    """Start from trained weights: a run, gpt2, or a folder or file of another program."""
     overfit: int = 0
     """Train on the first N batches only, again and again: the classic check. 0: off."""
     model: ModelConfig = field(default_factory=ModelConfig)

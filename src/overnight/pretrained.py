@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from overnight.config import ModelConfig
+from overnight.errors import UserError
 from overnight.model import GPT, load_weights
 from overnight.tokenizers import Tokenizer
+
+ROUNDING = 128  # the most that peers round a vocabulary up to a multiple of
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,22 @@ class Pretrained:
             digest.update(f"{name}\n{tuple(self.tensors[name].shape)}\n".encode())
             digest.update(self.tensors[name].contiguous().numpy().data)
         return f"sha256 {digest.hexdigest()}"
+
+    def refuse_other_tokenizer(self, tokenizer: Tokenizer, data: str) -> None:
+        """UserError where the tokenizer of the dataset `data` is not the one that these weights were trained with.
+
+        Where the weights name none, the sizes must fit: rows that were added to round the vocabulary up are allowed.
+        """
+        own, rows = self.tokenizer, self.model.vocab_size or 0
+        if own is not None and (own.name, own.to_json()) != (tokenizer.name, tokenizer.to_json()):
+            raise UserError(
+                f"{data} was prepared with the tokenizer {tokenizer.name}, {self.where} was trained with "
+                f"{'another ' if own.name == tokenizer.name else ''}{own.name}: prepare the text with that one"
+            )
+        if not tokenizer.vocab_size <= rows < tokenizer.vocab_size + ROUNDING:
+            raise UserError(
+                f"{data} has {tokenizer.vocab_size:,} ids, {self.where} {rows:,}: it was trained with another tokenizer"
+            )
 
     def build(self) -> GPT:
         """The model, in evaluation mode; UserError where a tensor is missing, unknown or misshapen."""

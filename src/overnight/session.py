@@ -159,17 +159,12 @@ def _inherit(config: Config, data: Mixture, initial: Pretrained | None) -> Confi
         if config.preset == "finetune-shakespeare":
             raise UserError("finetune-shakespeare starts from trained weights: say which with --init-from, as in gpt2")
         return config
-    own, recipe = initial.tokenizer, config.recipe
-    if own is not None and (own.name, own.to_json()) != (data.tokenizer().name, data.tokenizer().to_json()):
-        raise UserError(
-            f"{data.path} was prepared with the tokenizer {data.first.tokenizer['name']}, {initial.where} was trained "
-            f"with {'another ' if own.name == data.first.tokenizer['name'] else ''}{own.name}; "
-            "prepare the text with that one"
-        )
+    recipe = config.recipe
+    initial.refuse_other_tokenizer(data.tokenizer(), data.path)
     if recipe.data.sequence_length > initial.block_size:
         raise UserError(
             f"--data.sequence-length {recipe.data.sequence_length} is more than the "
-            f"{initial.block_size} that {initial.where} was trained with"
+            f"{initial.block_size} that {initial.where} was trained with: give it that one or less"
         )
     model = dataclasses.replace(initial.model, dropout=recipe.model.dropout)
     return dataclasses.replace(config, recipe=dataclasses.replace(recipe, model=model))

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from overnight.data import plan, spill
 from overnight.data.cleaning import Cleaning
-from overnight.data.dataset import Manifest
+from overnight.data.dataset import Manifest, load_tokenizer
+from overnight.data.mixture import Mixture
 from overnight.data.plan import default_fraction
 from overnight.data.prepare import PrepareOptions, prepare
 from overnight.data.sources import open_source
@@ -276,3 +277,22 @@ def test_nothing_is_lost(
         assert Counter((d.row, d.text) for d in found) == Counter((row, t.encode()) for row, t in enumerate(some))
     else:
         assert b"".join(document.text for document in found) == "".join(some).encode()
+
+
+def test_a_tokenizer_of_another_dataset_is_taken(tmp_path, overnight):
+    for name, seed in (("first.txt", 0), ("second.txt", 1)):
+        (tmp_path / name).write_text("\n".join(texts(60, seed=seed)))
+
+    def made(file: str, out: str, tokenizer: str, check: bool = True):
+        words = ["prepare", "files", file, "--out", out, "--tokenizer", tokenizer]
+        return overnight(*words, cwd=tmp_path, check=check)
+
+    made("first.txt", "one", "bpe:300")
+    made("second.txt", "two", "one")
+    one, two = (Manifest.read(tmp_path / name) for name in ("one", "two"))
+    assert two.tokenizer == one.tokenizer
+    assert load_tokenizer(two).to_json() == load_tokenizer(one).to_json()
+    assert "nothing to do" in made("second.txt", "two", "one").stdout
+    other = made("second.txt", "two", "bpe:300", check=False)
+    assert other.returncode == 2 and "other settings" in other.stderr
+    assert len(Mixture.open(f"{tmp_path / 'one'}:1,{tmp_path / 'two'}:1").corpora) == 2

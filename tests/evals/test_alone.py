@@ -67,6 +67,6 @@ def test_what_cannot_be_evaluated(overnight, run, tmp_path):
 
     prepare(open_source("stdlib"), tmp_path / "bpe", PrepareOptions(tokenizer="bpe:300", limit_tokens=20_000))
     other = overnight("eval", run, "--data", tmp_path / "bpe", check=False)
-    assert other.returncode == 2 and "means nothing" in other.stderr
+    assert other.returncode == 2 and "was trained with bytes" in other.stderr
     nowhere = overnight("eval", tmp_path / "typo", check=False)
     assert nowhere.returncode == 2 and nowhere.stderr.count("\n") == 1

@@ -105,7 +105,6 @@ def test_the_tokenizer_beside_the_weights(tmp_path):
     from overnight.tokenizers.gpt2 import MERGES, GPT2Tokenizer
 
     oracle(vocab_size=50257, n_embd=8, n_layer=1).save_pretrained(tmp_path)
-    assert sources.read(str(tmp_path)).tokenizer is None
     (tmp_path / "merges.txt").write_bytes(MERGES.read_bytes())
     assert isinstance(sources.read(str(tmp_path)).tokenizer, GPT2Tokenizer)
     (tmp_path / "merges.txt").write_text(MERGES.read_text().replace("Ġ t\n", "", 1))
@@ -237,3 +236,20 @@ def test_what_is_not_there(tmp_path):
         sources.read(str(tmp_path / "typo"))
     with pytest.raises(UserError, match="no weights that can be read"):
         sources.read(str(tmp_path))
+
+
+def test_weights_without_a_tokenizer_take_only_one_of_their_size(tmp_path):
+    from overnight.tokenizers.gpt2 import GPT2Tokenizer
+    from overnight.tokenizers.simple import BytesTokenizer
+
+    oracle(vocab_size=300, n_embd=8, n_layer=1).save_pretrained(tmp_path / "small")
+    small = sources.read(str(tmp_path / "small"))
+    assert small.tokenizer is None
+    small.refuse_other_tokenizer(BytesTokenizer(), "data")  # 257 ids, rounded up
+    with pytest.raises(UserError, match="another tokenizer"):
+        small.refuse_other_tokenizer(GPT2Tokenizer(), "data")
+    oracle(vocab_size=50257, n_embd=8, n_layer=1).save_pretrained(tmp_path / "gpt2")
+    bare = sources.read(str(tmp_path / "gpt2"))
+    assert isinstance(bare.tokenizer, GPT2Tokenizer) and bare.notes
+    with pytest.raises(UserError, match="was trained with gpt2"):
+        bare.refuse_other_tokenizer(BytesTokenizer(), "data")

@@ -12,12 +12,12 @@ from overnight.errors import UserError, suggestion
 
 COMMANDS = {  # name: what it does, as `overnight --help` prints it
     "demo": "prepare text, train a small model, sample from it and write a report: no network needed",
-    "prepare": "text into a dataset folder: stdlib, shakespeare, files",
+    "prepare": "text into a dataset folder: your files, stdlib, shakespeare, FineWeb and the rest of the hub",
     "data": "what is in a dataset folder; --check verifies every hash",
     "presets": "the named configurations",
     "train": "train a model, or go on with a run",
     "stop": "ask a running training to write a checkpoint and end",
-    "sample": "text from a run's model",
+    "sample": "text from a run's model, or from weights of another program",
     "eval": "the loss of a run, or of weights from elsewhere, on a dataset",
     "export": "a model as files for other programs, proven by reloading them",
     "inspect": "the tensors of a run, or of weights from elsewhere: norms, singular values, pictures",

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from overnight.cli.arguments import parse
 from overnight.errors import UserError
+
+if TYPE_CHECKING:
+    from overnight.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Arguments:
     paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[PATH ...]")] = ()
     """For `files`: files, folders and globs: .txt, .md, .jsonl, .parquet, and .gz and .zst of all but parquet."""
     tokenizer: Annotated[str, tyro.conf.arg(metavar="NAME")] = "gpt2"
-    """gpt2, bytes, chars, or bpe:SIZE, which is trained on the text."""
+    """gpt2, bytes, chars, or bpe:SIZE, which is trained on the text; or a dataset or run folder, whose own is taken."""
     shard_tokens: Annotated[str, tyro.conf.arg(metavar="N")] = "100M"
     """Tokens in a file."""
     val_fraction: Annotated[float | None, tyro.conf.arg(metavar="F")] = None
@@ -67,6 +70,18 @@ class Arguments:
     """The column or field with the text, in .parquet and .jsonl."""
 
 
+def _tokenizer_of(folder: Path) -> Tokenizer:
+    """The tokenizer of a dataset or of a run."""
+    if (folder / "config.json").is_file():
+        from overnight.exchange.sources import run_tokenizer
+        from overnight.runs import RunFolder
+
+        return run_tokenizer(RunFolder.open(folder))
+    from overnight.data.dataset import Manifest, load_tokenizer
+
+    return load_tokenizer(Manifest.read(folder))
+
+
 def main(arguments: Sequence[str]) -> int:
     given = parse(Arguments, arguments, "prepare")
     from overnight.console import Console
@@ -80,6 +95,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"prepare: --seed is {given.seed}: it must be 0 or more, and below 2**63")
     options = PrepareOptions(
         tokenizer=given.tokenizer,
+        made=_tokenizer_of(Path(given.tokenizer)) if Path(given.tokenizer).is_dir() else None,
         shard_tokens=parse_count(given.shard_tokens),
         val_fraction=given.val_fraction,
         val_tokens=None if given.val_tokens is None else parse_count(given.val_tokens),

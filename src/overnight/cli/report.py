@@ -30,6 +30,11 @@ def main(arguments: list[str]) -> int:
     from overnight.report import write_report
 
     runs = tuple(dict.fromkeys(options.runs))
+    if len(runs) > 1:  # as from a glob
+        others = [run for run in runs if run.is_dir() and not (run / "config.json").exists()]
+        for other in others:
+            print(f"{other} is not a run: left out")
+        runs = tuple(run for run in runs if run not in others) or runs
     out = options.out or (runs[0] if len(runs) == 1 else Path()) / "report.html"
     print(write_report(runs, out / "report.html" if out.is_dir() else out))
     return 0

@@ -17,10 +17,10 @@ from overnight.errors import UserError
 
 @dataclass(frozen=True)
 class Arguments:
-    """Text from a run's model, as it is sampled."""
+    """Text from a model, as it is sampled."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """The run folder."""
+    """A run folder, gpt2 ... gpt2-xl, a hub's OWNER/NAME, or weights of another program."""
     text: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[-]")] = ""
     """'-' reads the prompt from standard input."""
     prompt: str | None = None

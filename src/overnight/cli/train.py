@@ -66,7 +66,10 @@ def main(arguments: Sequence[str]) -> int:
     if data is None:
         raise UserError("train: say which dataset with --data DIR; `overnight prepare` makes one")
     for key, old, new in configuration.differences(base, config):
-        print(f"{key.partition('.')[2]} {old} -> {new}")
+        if config.recipe.init_from and key.startswith("recipe.model.") and key != "recipe.model.dropout":
+            print(f"{key.partition('.')[2]} is that of {config.recipe.init_from}, not {new}")
+        else:
+            print(f"{key.partition('.')[2]} {old} -> {new}")
     if given.detach:
         return _detach([argument for argument in arguments if argument != "--detach"], out)
     return _train(config, data, out, arguments)

@@ -39,7 +39,7 @@ class Mixture:
     @classmethod
     def open(cls, data: str | Path) -> Mixture:
         """`data` is a dataset folder, or 'DIR:WEIGHT,DIR:WEIGHT'; UserError where one of them cannot be used."""
-        if isinstance(data, Path) or ":" not in data or Path(data).exists():
+        if isinstance(data, Path) or Path(data).exists() or not {":", ","} & set(data):
             return cls((Corpus(Path(data).resolve().name, Manifest.read(Path(data)), 1),))
         paths, weights = zip(*(_share(data, piece) for piece in data.split(",")), strict=True)
         folders = [path.resolve() for path in paths]
@@ -103,7 +103,7 @@ class Mixture:
 
 def _share(data: str, piece: str) -> tuple[Path, Fraction]:
     """The folder and the weight of 'DIR:WEIGHT'."""
-    path, colon, text = piece.rpartition(":")
+    path, colon, text = piece.strip().rpartition(":")
     try:
         weight = Fraction(text)
     except (ValueError, ZeroDivisionError):

@@ -8,13 +8,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from overnight.data.cleaning import Cleaning, Range
 from overnight.data.heldout import NANOGPT, NANOGPT_FRACTION, NANOGPT_RULE
 from overnight.data.sources import Part, Source
 from overnight.errors import UserError
 from overnight.files import write_json
+
+if TYPE_CHECKING:
+    from overnight.tokenizers import Tokenizer
 
 FORMAT, VERSION = "overnight-prepare", 2
 BIN_BYTES = 64 * 2**20  # of tokens in a bin; the merge holds a few copies of one
@@ -30,7 +33,13 @@ LEAST = {"shard_tokens": 1, "val_tokens": 1, "limit_tokens": 2, "min_chars": 0, 
 OTHER_DOCUMENTS = ("val_fraction", "limit_tokens", "dedup", "min_chars", "max_chars")
 """Options with which nanoGPT's validation would not be nanoGPT's."""
 Json = dict[str, Any]
-ADDED: Json = {"dedup": False, "min_chars": None, "max_chars": None}  # what folders without these were made with
+# what folders without these were made with
+ADDED: Json = {"dedup": False, "min_chars": None, "max_chars": None, "tokenizer_sha256": None}
+    "dedup": False,
+    "min_chars": None,
+    "max_chars": None,
+    "tokenizer_sha256": None,
+}  # what folders without these were made with
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,8 @@ class PrepareOptions:
 
     tokenizer: str = "gpt2"
     """gpt2, bytes, chars, bpe:SIZE."""
+    made: Tokenizer | None = None
+    """One that is there already, of another dataset or a run, instead."""
     shard_tokens: int = 100_000_000
     val_fraction: float | None = None
     """Share of the documents that is validation; None: by the size of the source, see `default_fraction`."""
@@ -68,6 +79,12 @@ class PrepareOptions:
     """Which documents are validation: None, by the hash; 'nanogpt', those that nanoGPT takes."""
     keep_raw: bool = False
     """Keeps what is downloaded, in the folder raw of the dataset."""
+
+    @property
+    def tokenizer_sha256(self) -> str | None:
+        """Of the tokenizer that was there already."""
+        content = None if self.made is None else self.made.to_json()
+        return None if content is None else hashlib.sha256(content.encode()).hexdigest()
 
     def __post_init__(self) -> None:
         for name, least in LEAST.items():
@@ -145,7 +162,7 @@ def requested(source: Source, parts: Sequence[Part], options: PrepareOptions) ->
     """The settings as they go into the manifest, with the defaults filled in."""
     fraction = NANOGPT_FRACTION if options.val == NANOGPT else options.val_fraction
     return {
-        "tokenizer": options.tokenizer,
+        "tokenizer": options.made.name if options.made else options.tokenizer,
         "val": options.val,
         "seed": options.seed,
         "shard_tokens": options.shard_tokens,

@@ -127,9 +127,8 @@ def planned(request: Request, say: Progress) -> tuple[Plan, Tokenizer]:
     if old is not None and not differences(request.settings, _kept_settings(old, request)):
         if (old.source, old.parts) == (request.described, parts):
             say.line(f"going on with {request.out}")
-            return replace(old, settings=request.settings), load(
-                request.options.tokenizer, _existing(file), trusted=True
-            )
+            made = request.options.made or load(request.options.tokenizer, _existing(file), trusted=True)
+            return replace(old, settings=request.settings), made
         if finished:
             say.line("the source has changed: looking at it anew")
     seen, tokenizer = _surveyed(request, say)
@@ -168,8 +167,14 @@ def _kept_settings(plan: Plan, request: Request) -> dict[str, Any]:
 def _surveyed(request: Request, say: Progress) -> tuple[Survey, Tokenizer]:
     """Whether the split is by hash or by position, and the tokenizer, trained where it has to be."""
     options, fraction, seed = request.options, request.settings["val_fraction"], request.settings["seed"]
-    training, cleaning, held_out = needs_texts(options.tokenizer), request.cleaning, request.held_out
-    if options.tokenizer == "chars" and isinstance(request.source, RemoteSource) and request.text_bytes > ALL_OF_IT:
+    training = options.made is None and needs_texts(options.tokenizer)
+    cleaning, held_out = request.cleaning, request.held_out
+    if (
+        training
+        and options.tokenizer == "chars"
+        and isinstance(request.source, RemoteSource)
+        and request.text_bytes > ALL_OF_IT
+    ):
         raise UserError(
             f"--tokenizer chars has to read the whole source first, which is {size(request.text_bytes)} to fetch; "
             f"above {size(ALL_OF_IT)} take another tokenizer, such as bpe:8192"
@@ -183,13 +188,13 @@ def _surveyed(request: Request, say: Progress) -> tuple[Survey, Tokenizer]:
     if training:
         say.line(f"making the tokenizer {options.tokenizer}")
     texts: Iterator[str]
-    if options.tokenizer == "chars":  # has to know every character, held out or not
+    if training and options.tokenizer == "chars":  # has to know every character, held out or not
         texts = (piece.document.text for piece in cleaning.kept(request.documents()))
     else:
         parts, skip_bad = request.sampled(), options.skip_bad
         texts = training_texts(request.source, parts, skip_bad, found, fraction, seed, cleaning, held_out)
     one = found.by_position and found.documents == 1
-    tokenizer = train(options.tokenizer, texts if training else (), end_of_text=not one)
+    tokenizer = options.made or train(options.tokenizer, texts if training else (), end_of_text=not one)
     if options.limit_tokens is not None and not found.by_position:
         limited = within(request.documents(), tokenizer, options.limit_tokens, cleaning)
         found = survey(limited, fraction, seed, cleaning)

@@ -17,7 +17,6 @@ from overnight.evals.loss import Loss, mean_loss
 from overnight.exchange import sources
 from overnight.files import write_json
 from overnight.machine import device as machine
-from overnight.pretrained import Pretrained
 from overnight.session import open_stream
 
 BASELINES, FORMAT, VERSION = "baselines.json", "overnight-baselines", 1
@@ -65,9 +64,10 @@ def evaluate(
     Raises UserError where the dataset's tokenizer is not the model's.
     """
     manifest, found = Manifest.read(data), sources.read(source, which)
-    _same_tokenizer(found, manifest)
+    tokenizer = load_tokenizer(manifest)
+    found.refuse_other_tokenizer(tokenizer, str(data))
     on = machine.choose_device(device)
-    gpt, tokenizer = found.build().to(on), load_tokenizer(manifest)
+    gpt = found.build().to(on)
     rows = max(1, TOKENS // found.block_size)
     with torch.no_grad(), machine.autocast(on, precision):
         loss = mean_loss(gpt, open_stream(manifest, split), found.block_size, tokens, rows, on, tokenizer.token_bytes())
@@ -92,14 +92,3 @@ def save_baseline(data: Path, measured: Evaluation) -> Path:
             raise UserError(f"{path} is not what --save-baseline writes; move it away") from None
     write_json(path, {"format": FORMAT, "version": VERSION, "baselines": [*kept, measured.to_json()]})
     return path
-
-
-def _same_tokenizer(found: Pretrained, manifest: Manifest) -> None:
-    theirs, own = load_tokenizer(manifest), found.tokenizer
-    if own is not None and (own.name, own.to_json()) != (theirs.name, theirs.to_json()):
-        raise UserError(
-            f"{manifest.folder} was prepared with {theirs.name}, {found.where} was trained with "
-            f"{'another ' if own.name == theirs.name else ''}{own.name}: its loss there means nothing"
-        )
-    if theirs.vocab_size > (found.model.vocab_size or 0):
-        raise UserError(f"{manifest.folder} has {theirs.vocab_size:,} ids, {found.where} {found.model.vocab_size:,}")

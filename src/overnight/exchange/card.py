@@ -151,7 +151,8 @@ def _data(mixture: Mixture | None) -> Rows:
         manifest = corpus.manifest
         name = f"{corpus.name}, weight {corpus.weight}" if len(corpora) > 1 else "training text"
         split = manifest.splits["train"]
-        rows.append((name, f"{split['documents']:,} documents, {split['tokens']:,} tokens"))
+        documents = "" if split["documents"] is None else f"{split['documents']:,} documents, "
+        rows.append((name, f"{documents}{split['tokens']:,} tokens"))
         for source in manifest.sources:
             licence = source.get("licence") or "unknown"
             revision = f", revision {source['revision']}" if source.get("revision") else ""

@@ -18,6 +18,7 @@ from overnight.tokenizers import Tokenizer
 from overnight.tokenizers.bpe import BPETokenizer
 from overnight.tokenizers.gpt2 import GPT2Tokenizer
 
+TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 SINGLE, SHARDED, PICKLED = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 FIXED = {  # what a GPT-2 of ours does; a configuration that says otherwise is another model
     "layer_norm_epsilon": 1e-5,
@@ -45,7 +46,11 @@ def read(folder: Path) -> Pretrained:
         raise UserError(f"{where}: n_head is missing")
     tensors = our_names(_tensors(folder), str(folder))
     model, block_size = shape_of(tensors, n_head, activation, str(folder))
-    return Pretrained(str(folder), model, block_size, tensors, tokenizer_in(folder))
+    tokenizer, notes = tokenizer_in(folder), list[str]()
+    if model.vocab_size == GPT2Tokenizer().vocab_size and not any((folder / name).exists() for name in TOKENIZERS):
+        tokenizer = GPT2Tokenizer()
+        notes.append("no tokenizer lies beside the weights: by the number of ids it is taken for GPT-2's")
+    return Pretrained(str(folder), model, block_size, tensors, tokenizer, notes)
 
 
 def write(pretrained: Pretrained, folder: Path, dtype: torch.dtype) -> None:
