@@ -35,11 +35,6 @@ OTHER_DOCUMENTS = ("val_fraction", "limit_tokens", "dedup", "min_chars", "max_ch
 Json = dict[str, Any]
 # what folders without these were made with
 ADDED: Json = {"dedup": False, "min_chars": None, "max_chars": None, "tokenizer_sha256": None}
-    "dedup": False,
-    "min_chars": None,
-    "max_chars": None,
-    "tokenizer_sha256": None,
-}  # what folders without these were made with
 
 
 @dataclass(frozen=True)
