@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from overnight.data import arrow
 from overnight.data.shards import Batch, SplitWriter
 from overnight.data.spill import Spill, list_tokens
 
@@ -84,7 +85,7 @@ def merge_bins(
             if not batches:
                 continue
             found = _Gathered.of(batches)
-            key, key2 = (np.concatenate([batch[name].to_numpy() for batch in batches]) for name in ("key", "key2"))
+            key, key2 = (np.concatenate([arrow.values(batch[name]) for batch in batches]) for name in ("key", "key2"))
             order = np.lexsort((key2, key))  # stable: equal texts stay in source order
             boundary = int((key < threshold).sum())
             if boundary:
@@ -116,7 +117,7 @@ def _first_copies(batches: Iterable[pa.RecordBatch], output: Output, left_out: L
         left_out.copies += copies
         left_out.copied_tokens += int(np.diff(offsets)[~keep].sum()) + copies * output.prefix
         if keep.any():
-            yield batch.filter(pa.array(keep))
+            yield batch.filter(arrow.flags(keep))
 
 
 def merge_ordered(train: Sequence[Spill], val: Sequence[Spill], output: Output, tick: Tick) -> tuple[Splits, LeftOut]:
@@ -167,8 +168,8 @@ class _Gathered:
         return cls(
             ids,
             [file for batch in batches for file in batch["file"].to_pylist()],
-            np.concatenate([batch["row"].to_numpy() for batch in batches]),
-            np.concatenate([batch["bytes"].to_numpy() for batch in batches]),
+            np.concatenate([arrow.values(batch["row"]) for batch in batches]),
+            np.concatenate([arrow.values(batch["bytes"]) for batch in batches]),
         )
 
     def batch(self, output: Output, order: npt.NDArray[np.int64], begins: npt.NDArray[np.bool_] | None = None) -> Batch:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from overnight.data import arrow
 from overnight.files import PARTIAL, sha256, sync
 
 OWN = re.compile(rf"({re.escape(PARTIAL)})?(train|val)_\d{{6,}}\.(npy|docs\.parquet)")
@@ -138,12 +139,12 @@ def _write_documents(path: Path, shard: _Shard) -> None:
 
     empty = np.zeros(0, np.int64)
     columns = {
-        "start": pa.array(np.concatenate([empty, *shard.starts])),
-        "file": pa.array(shard.files, pa.string()),
-        "row": pa.array(np.concatenate([empty, *shard.rows])),
+        "start": arrow.numbers(np.concatenate([empty, *shard.starts])),
+        "file": arrow.strings(shard.files),
+        "row": arrow.numbers(np.concatenate([empty, *shard.rows])),
     }
     with path.open("wb") as file:
-        pq.write_table(pa.table(columns), file, compression="zstd")
+        pq.write_table(pa.Table.from_arrays(list(columns.values()), list(columns)), file, compression="zstd")
 
 
 def _complete(path: Path) -> str:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from overnight.data import arrow
 from overnight.files import PARTIAL, sync, write_atomic
 
 FLUSH_TOKENS = 16_000_000  # so much of a part is held in memory before it is written
@@ -164,23 +165,23 @@ class SpillWriter:
         self.held, self.held_tokens = [], 0
 
     def _batch(self, documents: Sequence[Tokenized]) -> pa.RecordBatch:
-        ends = np.cumsum([0] + [len(document.ids) for document in documents])
         columns = [
-            pa.array([document.key[0] for document in documents], pa.uint64()),
-            pa.array([document.key[1] for document in documents], pa.uint64()),
-            *(
-                pa.array([getattr(document, name) for document in documents], self.schema.field(name).type)
-                for name in ("file", "row", "bytes", "characters", "continues")
-            ),
-            pa.LargeListArray.from_arrays(pa.array(ends), pa.array(np.concatenate([d.ids for d in documents]))),
+            arrow.numbers(np.array([document.key[0] for document in documents], np.uint64)),
+            arrow.numbers(np.array([document.key[1] for document in documents], np.uint64)),
+            arrow.strings([document.file for document in documents]),
+            arrow.numbers(np.array([document.row for document in documents], np.int64)),
+            arrow.numbers(np.array([document.bytes for document in documents], np.int64)),
+            arrow.numbers(np.array([document.characters for document in documents], np.int64)),
+            arrow.flags([document.continues for document in documents]),
+            arrow.lists([document.ids for document in documents]),
         ]
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
 
 def list_tokens(column: pa.Array) -> tuple[Tokens, npt.NDArray[np.int64]]:
     """The values of a list column laid end to end, and where each list starts and, last, the end."""
-    offsets = column.offsets.to_numpy()
-    return column.values.to_numpy()[offsets[0] : offsets[-1]], offsets - offsets[0]
+    offsets = arrow.values(column.offsets)
+    return arrow.values(column.values)[offsets[0] : offsets[-1]], offsets - offsets[0]
 
 
 def _described(path: Path) -> Path:
