@@ -555,3 +555,17 @@ def test_rows_are_counted_without_a_download(hub: FakeHub, monkeypatch: pytest.M
     assert len(sent) == 2 * FILES and all(asked and asked.startswith("bytes=-") for asked in sent)
     content = hub.commits[REPO][hub.branches[REPO]["main"]]["sample/10BT/000_00000.parquet"]
     assert pq.read_metadata(io.BytesIO(content)).num_rows == DOCUMENTS
+
+
+def test_an_unfinished_folder_of_a_stranger_leads_nowhere_else(hub: FakeHub, tmp_path: Path) -> None:
+    outside = tmp_path / "mine.parquet"
+    outside.write_bytes(b"mine")
+    hub.fault = nth(*range(100), fault=Fault(404), place="cdn")
+    with pytest.raises(UserError):
+        made(tmp_path / "out")
+    pin = tmp_path / "out" / ".work" / "hub" / "source.json"
+    pin.write_text(pin.read_text().replace("sample/10BT/000_00000.parquet", "../../../mine.parquet"))
+    hub.fault = lambda seen: None
+    with pytest.raises(UserError, match="it is not to be trusted"):
+        made(tmp_path / "out")
+    assert outside.read_bytes() == b"mine"

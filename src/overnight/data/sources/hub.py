@@ -25,7 +25,7 @@ from overnight.data.lock import locked
 from overnight.data.meter import Traffic
 from overnight.data.sizes import size
 from overnight.data.sources import Bad, Document, Part, RemoteSource, Span, group, part_size
-from overnight.data.sources.hub_api import Hub, has_hash
+from overnight.data.sources.hub_api import Hub, has_hash, within
 from overnight.data.sources.hub_finding import Listing, find, find_converted
 from overnight.data.sources.hub_listing import RemoteFile
 from overnight.errors import UserError
@@ -107,7 +107,7 @@ class HubSource(RemoteSource):
         self.raw = out / "raw" if keep_raw else out / ".work" / "raw"
         kept = _read(self._pin)
         if kept is not None and kept["asked"] == self._identity():
-            files = [RemoteFile(**file) for file in kept["listing"].pop("files")]
+            files = within([RemoteFile(**file) for file in kept["listing"].pop("files")], str(self._pin))
             self._listing = Listing(files=files, **kept["listing"])
         elif (out / MANIFEST).exists():
             made = Manifest.read(out)

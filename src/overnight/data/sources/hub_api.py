@@ -92,12 +92,7 @@ class Hub:
                 if isinstance(file, RepoFile)
             ]
 
-        files = self._ask(listed, commit)
-        for file in files:
-            path = PurePosixPath(file.path)
-            if path.is_absolute() or ".." in path.parts or "\\" in file.path or _odd(file.path):
-                raise UserError(f"{self.host} lists {file.path!a}, no path within {self.repo}: it is not to be trusted")
-        return files
+        return within(self._ask(listed, commit), self.host)
 
     def content(self, commit: str, path: str, last: int | None = None) -> bytes:
         """A small file, or the `last` bytes of any."""
@@ -250,6 +245,15 @@ class Hub:
         if status == 404:
             return f"{self.host} has no {self.kind} {self.repo} that all may read (404); for a private one set HF_TOKEN"
         return f"{what}: {self.host} answers {status}; try again later"
+
+
+def within(files: list[RemoteFile], where: str) -> list[RemoteFile]:
+    """The files, as `where` lists them; UserError where a path leads out of the folder that they are fetched to."""
+    for file in files:
+        path = PurePosixPath(file.path)
+        if path.is_absolute() or ".." in path.parts or "\\" in file.path or _odd(file.path):
+            raise UserError(f"{where} lists {file.path!a}, no path within a repository: it is not to be trusted")
+    return files
 
 
 class Watch:
