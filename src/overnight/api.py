@@ -145,7 +145,7 @@ def train(
             training = session.build_training(folder, config, mixture, printer, command or sys.argv, initial)
             training.stop = stop
             used = default_hooks(training, mixture) if hooks is None else hooks
-            for line in banner(training, mixture):
+            for line in [*banner(training, mixture), *_origin(initial)]:
                 printer.line(line)
             finished = train_loop(training, used)
             _report(out, printer)
@@ -163,6 +163,13 @@ def _initial(config: Config, out: Path) -> Pretrained | None:
         return None
     begun = RunFolder.open(out).decided("init_from", 0) if (out / "config.json").exists() else None
     return exchange.read(source, str(begun) if isinstance(begun, int) else "best")
+
+
+def _origin(initial: Pretrained | None) -> list[str]:
+    """Where a run's first weights are from, and what did not come along."""
+    if initial is None:
+        return []
+    return [f"starts    from {initial.where}", *(f"note      {note}" for note in initial.notes)]
 
 
 def _check_prompt(config: Config, data: Mixture) -> None:

@@ -12,6 +12,7 @@ from overnight.errors import UserError
 from overnight.model import GPT, load_weights
 from overnight.tokenizers import Tokenizer
 
+MOMENTS = "the optimizer's moments stay behind"
 ROUNDING = 128  # the most that peers round a vocabulary up to a multiple of
 
 

@@ -396,7 +396,8 @@ def test_a_closed_terminal_does_not_end_a_run(dataset, tiny, tmp_path):
 def test_init_from_another_run(run, overnight, dataset, tiny, tmp_path):
     out = tmp_path / "run"
     options = ["--init-from", run, "--data.sequence-length", "16", "--train.steps", "1"]
-    overnight("train", "finetune-shakespeare", "--data", dataset, "--out", out, *tiny, *options)
+    printed = overnight("train", "finetune-shakespeare", "--data", dataset, "--out", out, *tiny, *options).stdout
+    assert "moments stay behind" in printed and "model.n_layer is that of" in printed
     theirs = lines(run / "metrics.jsonl", "eval")[-1]["val_loss"]
     assert abs(lines(out / "metrics.jsonl", "eval")[0]["val_loss"] - theirs) < 0.5
     none = overnight("train", "finetune-shakespeare", "--data", dataset, "--out", tmp_path / "none", check=False)

@@ -15,7 +15,7 @@ from overnight.errors import UserError
 from overnight.exchange.names import our_names, shape_of
 from overnight.exchange.safe_torch import load
 from overnight.model import GPT, weights
-from overnight.pretrained import Pretrained
+from overnight.pretrained import MOMENTS, Pretrained
 from overnight.runs import RunFolder
 from overnight.tokenizers import Tokenizer
 from overnight.tokenizers.gpt2 import GPT2Tokenizer
@@ -45,7 +45,7 @@ def read(path: Path) -> Pretrained:
         raise UserError(f"{path} does not say how many heads the model has ('model_args' or 'config')")
     tensors = our_names(state, str(path))
     model, block_size = shape_of(tensors, n_head, activation, str(path))
-    notes = ["the optimizer's moments stay behind"] if "optimizer" in content else []
+    notes = [MOMENTS] if "optimizer" in content else []
     return Pretrained(str(path), model, block_size, tensors, _tokenizer(path, content, model.vocab_size or 0), notes)
 
 

@@ -10,7 +10,7 @@ from overnight import checkpoint
 from overnight.config import resolve
 from overnight.errors import UserError, suggestion
 from overnight.exchange import hub, huggingface, llmc, nanogpt
-from overnight.pretrained import Pretrained
+from overnight.pretrained import MOMENTS, Pretrained
 from overnight.runs import RunFolder, read_json
 from overnight.tokenizers import Tokenizer, load
 
@@ -61,7 +61,8 @@ def _run(path: Path, which: str) -> Pretrained:
     found = checkpoint.find(folder.checkpoints, which)
     tensors = checkpoint.load_tensors(found, "model.safetensors")
     step = checkpoint.read_state(found).step
-    return Pretrained(str(found), recipe.model, recipe.data.sequence_length, tensors, run_tokenizer(folder), step=step)
+    tokenizer, notes = run_tokenizer(folder), [MOMENTS]
+    return Pretrained(str(found), recipe.model, recipe.data.sequence_length, tensors, tokenizer, notes, step)
 
 
 def run_tokenizer(folder: RunFolder) -> Tokenizer:
