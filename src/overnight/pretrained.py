@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from overnight.config import ModelConfig
 from overnight.errors import UserError
-from overnight.model import GPT, load_weights
+from overnight.model import GPT, load_weights, weights
 from overnight.tokenizers import Tokenizer
 
 MOMENTS = "the optimizer's moments stay behind"
@@ -56,13 +57,25 @@ class Pretrained:
                 f"{data} was prepared with the tokenizer {tokenizer.name}, {self.where} was trained with "
                 f"{'another ' if own.name == tokenizer.name else ''}{own.name}: prepare the text with that one"
             )
-        if not tokenizer.vocab_size <= rows < tokenizer.vocab_size + ROUNDING:
+        if tokenizer.vocab_size > rows or (own is None and rows >= tokenizer.vocab_size + ROUNDING):
             raise UserError(
                 f"{data} has {tokenizer.vocab_size:,} ids, {self.where} {rows:,}: it was trained with another tokenizer"
             )
 
     def build(self) -> GPT:
         """The model, in evaluation mode; UserError where a tensor is missing, unknown or misshapen."""
+        self._refuse_other_shapes()
         gpt = GPT(self.model, self.block_size)
         load_weights(gpt, self.tensors, self.where)
         return gpt.eval()
+
+    def _refuse_other_shapes(self) -> None:
+        """UserError for a tensor that has another size than its model wants, before memory is taken for the model."""
+        with torch.device("meta"):
+            wanted = {name: tensor.shape for name, tensor in weights(GPT(self.model, self.block_size)).items()}
+        for name in wanted.keys() & self.tensors.keys():
+            if wanted[name] != self.tensors[name].shape:
+                found = tuple(self.tensors[name].shape)
+                raise UserError(f"{self.where}: '{name}' is {found}, expected {tuple(wanted[name])}")
+        for name in sorted(wanted.keys() - self.tensors.keys()):
+            raise UserError(f"{self.where}: missing tensor '{name}'")

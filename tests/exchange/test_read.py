@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from gpts import (
@@ -253,3 +255,46 @@ def test_weights_without_a_tokenizer_take_only_one_of_their_size(tmp_path):
     assert isinstance(bare.tokenizer, GPT2Tokenizer) and bare.notes
     with pytest.raises(UserError, match="was trained with gpt2"):
         bare.refuse_other_tokenizer(BytesTokenizer(), "data")
+
+
+def test_files_that_promise_more_than_they_hold_take_no_memory(tmp_path):
+    """A few bytes that stand for terabytes: refused before anything of that size is made."""
+    gpt = random_gpt()
+    state = {f"transformer.{name}": tensor for name, tensor in weights(gpt).items()}
+    wide = torch.zeros(1).expand(10**7, 10**6)  # one number
+    sparse = torch.sparse_coo_tensor(torch.zeros(2, 1, dtype=torch.long), torch.ones(1), (97, 32))
+    arguments = {"n_head": 4}
+    for name, changed in (
+        ("wide", {"transformer.wte.weight": wide}),
+        ("sparse", {"transformer.wte.weight": sparse}),
+        ("name", {7: torch.zeros(2)}),
+    ):
+        torch.save({"model": state | changed, "model_args": arguments}, tmp_path / f"{name}.pt")
+        with pytest.raises(UserError):
+            sources.read(str(tmp_path / f"{name}.pt"))
+    small = {"wte.weight": torch.zeros(1, 10**6), "wpe.weight": torch.zeros(1, 10**6)}
+    small["h.0.attn.c_attn.weight"] = torch.zeros(1, 1)
+    torch.save({"model": small, "model_args": arguments}, tmp_path / "small.pt")
+    with pytest.raises(UserError):
+        sources.read(str(tmp_path / "small.pt")).build()
+    header = np.zeros(256, "<i4")
+    header[:8] = llmc.MAGIC, 3, 1, 1, 2**31 - 1, 1, 1, 1
+    (tmp_path / "model.bin").write_bytes(header.tobytes())
+    with pytest.raises(UserError, match="damaged"):
+        sources.read(str(tmp_path / "model.bin"))
+
+
+def test_a_tokenizer_of_another_kind_is_none(tmp_path):
+    oracle().save_pretrained(tmp_path)
+    stored = {"model": {"type": "Unigram", "vocab": [["a", -1.0], ["b", -2.0]]}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(stored))
+    assert sources.read(str(tmp_path)).tokenizer is None
+
+
+def test_more_rows_than_ids_are_a_matter_of_the_trainer(tmp_path):
+    from overnight.tokenizers.simple import BytesTokenizer
+
+    read = sources.read(str(nanogpt_checkpoint(random_gpt(vocab_size=600), tmp_path / "ckpt.pt")))
+    dataclasses.replace(read, tokenizer=BytesTokenizer()).refuse_other_tokenizer(BytesTokenizer(), "data")
+    with pytest.raises(UserError, match="another tokenizer"):
+        read.refuse_other_tokenizer(BytesTokenizer(), "data")  # it names none, and 600 is not 257 rounded up

@@ -64,7 +64,9 @@ def guarded(arguments: Sequence[str]) -> int:
     except (UserError, OSError) as error:
         if debug:
             raise
-        print(f"overnight: {_refused(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        text = str(_refused(error) if isinstance(error, OSError) else error)
+        # words of a file may be in it: none of them shall move the terminal's cursor
+        print("overnight: " + "".join(c if c.isprintable() else "\ufffd" for c in text), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         if debug:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ class Arguments:
     """The loss of a model on a dataset: of a run, or of weights from elsewhere."""
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
-    """A run folder, a folder in transformers' GPT-2 format, or a checkpoint of nanoGPT, build-nanogpt or llm.c."""
+    """A run, gpt2 ... gpt2-xl, a hub's OWNER/NAME, a folder of transformers, a checkpoint of nanoGPT and others."""
     data: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """The dataset folder; by default the one that the run was trained on."""
     split: Literal["val", "train"] = "val"
@@ -43,6 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     given = parse(Arguments, arguments, "eval")
     from overnight.data.sizes import parse_count
     from overnight.evals import alone
+    from overnight.files import to_json
 
     found = alone.evaluate(
         given.source,
@@ -56,12 +56,14 @@ def main(arguments: Sequence[str]) -> int:
     if given.save_baseline:
         alone.save_baseline(given.data or _own_dataset(given.source), found)
     if given.json:
-        print(json.dumps(found.to_json(), indent=2))
+        print(to_json(found.to_json(), indent=2))
         return 0
     loss = found.loss
+    bits = "" if math.isnan(loss.bits_per_byte) else f"{loss.bits_per_byte:.4f} bits per byte, "
+    perplexity = math.exp(min(loss.mean, 700))
     print(
-        f"{found.name}: {found.split} loss {loss.mean:.4f} nats per token, perplexity {math.exp(loss.mean):.2f}, "
-        f"{loss.bits_per_byte:.4f} bits per byte, on {loss.tokens:,} tokens in windows of {found.sequence_length} "
+        f"{found.name}: {found.split} loss {loss.mean:.4f} nats per token, perplexity {perplexity:.2f}, "
+        f"{bits}on {loss.tokens:,} tokens in windows of {found.sequence_length} "
         f"({found.precision}, {found.device})"
     )
     return 0

@@ -19,7 +19,7 @@ class Arguments:
     """A trained model as files that other programs read, proven by reloading them."""
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """A run folder, a folder in transformers' GPT-2 format, or a checkpoint of nanoGPT, build-nanogpt or llm.c."""
+    """A run, gpt2 ... gpt2-xl, a hub's OWNER/NAME, a folder of transformers, a checkpoint of nanoGPT and others."""
     to: str
     """hf (transformers), nanogpt, llm.c, gguf (llama.cpp)."""
     out: Path

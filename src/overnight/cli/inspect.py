@@ -17,7 +17,7 @@ class Arguments:
     """What is in a model: every tensor with its norm, its spread and its singular values; with --out pictures."""
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
-    """A run folder, a folder in transformers' GPT-2 format, or a checkpoint of nanoGPT, build-nanogpt or llm.c."""
+    """A run, gpt2 ... gpt2-xl, a hub's OWNER/NAME, a folder of transformers, a checkpoint of nanoGPT and others."""
     checkpoint: str = "best"
     """Of a run: best, last, or a step."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.html")] = None

@@ -19,7 +19,7 @@ from overnight.errors import UserError
 class Arguments:
     """Text from a model, as it is sampled."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """A run folder, gpt2 ... gpt2-xl, a hub's OWNER/NAME, or weights of another program."""
     text: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[-]")] = ""
     """'-' reads the prompt from standard input."""

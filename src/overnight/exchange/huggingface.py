@@ -38,7 +38,7 @@ def read(folder: Path) -> Pretrained:
     for name, value in FIXED.items():
         if config.get(name, value) != value:
             raise UserError(f"{where}: {name} is {config[name]!r}; only {value!r} is known here")
-    activation = ACTIVATIONS.get(config.get("activation_function", "gelu_new"))
+    activation = ACTIVATIONS.get(str(config.get("activation_function", "gelu_new")))
     if activation is None:
         raise UserError(f"{where}: activation_function {config['activation_function']!r} is not known here")
     n_head = config.get("n_head")
@@ -110,7 +110,7 @@ def tokenizer_in(folder: Path) -> Tokenizer | None:
         if (simple := tokenizer_files.from_json(content)) is not None:
             return simple
         return BPETokenizer.from_json(f"bpe:{size}", content)
-    except (OSError, ValueError, UserError, KeyError, TypeError):
+    except (OSError, ValueError, UserError, LookupError, TypeError, AttributeError):  # of another kind
         return None
 
 

@@ -19,7 +19,6 @@ from overnight.tokenizers.gpt2 import GPT2Tokenizer
 
 MAGIC, HEADER = 20240326, 256
 VERSIONS = {3: torch.float32, 5: torch.bfloat16}
-LARGEST = 2**31  # parameters: more is a damaged header
 
 
 def order(n_layer: int, n_embd: int, block_size: int, rows: int) -> list[tuple[str, tuple[int, ...]]]:
@@ -60,7 +59,7 @@ def read(path: Path) -> Pretrained:
         if (
             min(block_size, vocab_size, n_layer, n_head, n_embd) < 1
             or rows < vocab_size
-            or n_layer > LARGEST // n_embd**2
+            or n_layer * 12 * n_embd**2 > path.stat().st_size  # so many parameters, of two bytes or more
         ):
             raise UserError(f"{path}: its header is damaged: {header[2:8].tolist()}")
         tensors, dtype = {}, VERSIONS[int(header[1])]

@@ -23,6 +23,8 @@ def our_names(found: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     Weights of Conv1D, which transformers keeps input first, are transposed; a tied head is dropped. UserError where
     the head is not tied, or `found` is no GPT-2.
     """
+    for name, tensor in found.items():
+        _refuse_odd(name, tensor, where)
     plain = {_plain(name): tensor for name, tensor in found.items()}
     if len(plain) != len(found):
         raise UserError(f"{where}: two tensors have the same name but for a prefix")
@@ -78,6 +80,15 @@ def shape_of(tensors: Mapping[str, Tensor], n_head: int, activation: str, where:
         vocab_size=vocab_size,
     )
     return config, tensors["wpe.weight"].shape[0]
+
+
+def _refuse_odd(name: object, tensor: Tensor, where: str) -> None:
+    """UserError for what no weights are: a few bytes can stand for a tensor of any size, or for one without values."""
+    if not isinstance(name, str):
+        raise UserError(f"{where}: a tensor's name is {type(name).__name__}, not text")
+    plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise UserError(f"{where}: '{name}' is not a plain tensor of numbers")
 
 
 def _plain(name: str) -> str:

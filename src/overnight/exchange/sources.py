@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,7 +27,12 @@ KINDS = (
 )
 
 
-def read(source: str, which: str = "best", say: Callable[[str], None] = print) -> Pretrained:
+def _tell(line: str) -> None:
+    """Beside what a command prints, which may be JSON or a model's text."""
+    print(line, file=sys.stderr)
+
+
+def read(source: str, which: str = "best", say: Callable[[str], None] = _tell) -> Pretrained:
     """The weights that `source` names: a path, gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a hub's OWNER/NAME.
 
     `which` is the checkpoint of a run: best, last or a step. UserError where there is nothing that can be read.
