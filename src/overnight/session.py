@@ -47,7 +47,8 @@ def open_run(config: Config, data: Mixture, out: Path, initial: Pretrained | Non
     frozen = folder.config()
     if config.recipe.init_from and config.recipe.init_from == frozen.recipe.init_from:
         # the model's shape was taken over from that run when this one began; that run may be gone by now
-        config = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, model=frozen.recipe.model))
+        model = dataclasses.replace(frozen.recipe.model, dropout=config.recipe.model.dropout)
+        config = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, model=model))
     config = configuration.resolve(config, *tokenizer)
     _refuse_differences(folder, frozen, config)
     _refuse_other_dataset(folder, data)

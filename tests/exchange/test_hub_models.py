@@ -38,6 +38,16 @@ def test_gpt2_is_fetched_once_and_is_the_model(fake):
     assert sum(fake.fetched().values()) == 2
 
 
+def test_what_was_fetched_is_there_without_a_network(fake, monkeypatch):
+    sources.read("gpt2")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    asked = len(fake.seen)
+    assert sources.read("gpt2").model.n_layer == 2
+    assert len(fake.seen) == asked
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
+        sources.read("gpt2-medium")
+
+
 def test_an_interrupted_download_goes_on(fake, tmp_path):
     whole = (tmp_path / "model" / "model.safetensors").stat().st_size
     fake.fault = lambda seen: Fault(cut=whole // 3) if seen.place == "cdn" and seen.range is None else None

@@ -13,7 +13,7 @@ from overnight.data.sources.hub_listing import RemoteFile
 from overnight.data.sources.shakespeare import cache_folder
 from overnight.errors import UserError
 from overnight.exchange.huggingface import PICKLED, SHARDED, SINGLE
-from overnight.files import PARTIAL
+from overnight.files import PARTIAL, write_atomic
 
 BESIDE = ("config.json", "tokenizer.json", "vocab.json", "merges.txt")
 
@@ -26,17 +26,27 @@ def fetch(repo: str, say: Callable[[str], None]) -> Path:
     had.
     """
     hub = Hub(repo, "model")
+    base = cache_folder() / "models" / repo.replace("/", "--")
+    if hub.offline and (own := _complete(base)) is not None:
+        return own
     commit, files = hub.snapshot(None) if hub.offline else _listed(hub)
     wanted = _wanted(repo, files)
     kept = [_cached(hub, commit, file) for file in wanted]
     if kept[0] is not None and None not in kept:
         return kept[0].parent
-    folder = cache_folder() / "models" / repo.replace("/", "--") / commit
+    folder = base / commit
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / "lock", f"{repo} is being fetched by another process; wait for it"):
         for file, there in zip(wanted, kept, strict=True):
             _fetch(hub, commit, file, there, folder, say)
+        write_atomic(base / "main", commit)
     return folder
+
+
+def _complete(base: Path) -> Path | None:
+    """The folder of the commit that was fetched last, and in full."""
+    name = base / "main"
+    return base / name.read_text(encoding="utf-8") if name.is_file() else None
 
 
 def _cached(hub: Hub, commit: str, file: RemoteFile) -> Path | None:
