@@ -30,7 +30,7 @@ class MixedDataset:
         self.before -= self.turns == np.arange(len(weights))[:, None]
 
     def sequences(self, step: int, per_step: int) -> Numbers:
-        return np.arange(step * per_step, (step + 1) * per_step, dtype=np.int64)
+        return self.datasets[0].sequences(step, per_step)
 
     def locate(self, numbers: Numbers) -> tuple[Numbers, Numbers]:
         """For each sequence its corpus and its number in that corpus."""

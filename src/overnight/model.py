@@ -192,12 +192,17 @@ def weights(model: GPT) -> dict[str, Tensor]:
 
 
 def load_weights(model: GPT, named: dict[str, Tensor], where: str) -> None:
-    """Copies what `weights` gave into a model; a missing, unknown or misshapen tensor is a UserError that names
-    it."""
+    """Copies what `weights` gave into a model; what `check_weights` refuses is a UserError."""
+    check_weights(model, named, where)
+    for name, target in weights(model).items():
+        target.copy_(named[name])
+
+
+def check_weights(model: GPT, named: dict[str, Tensor], where: str) -> None:
+    """A missing, unknown or misshapen tensor is a UserError that names it; the model may be one without memory."""
     own = weights(model)
     for name in sorted(own.keys() ^ named.keys()):
         raise UserError(f"{where}: {'unknown' if name in named else 'missing'} tensor '{name}'")
     for name, target in own.items():
         if target.shape != named[name].shape:
             raise UserError(f"{where}: '{name}' is {tuple(named[name].shape)}, expected {tuple(target.shape)}")
-        target.copy_(named[name])

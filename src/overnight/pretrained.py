@@ -10,7 +10,7 @@ from torch import Tensor
 
 from overnight.config import ModelConfig
 from overnight.errors import UserError
-from overnight.model import GPT, load_weights, weights
+from overnight.model import GPT, check_weights, load_weights
 from overnight.tokenizers import Tokenizer
 
 MOMENTS = "the optimizer's moments stay behind"
@@ -64,18 +64,8 @@ class Pretrained:
 
     def build(self) -> GPT:
         """The model, in evaluation mode; UserError where a tensor is missing, unknown or misshapen."""
-        self._refuse_other_shapes()
+        with torch.device("meta"):  # before memory is taken for a model that only a few bytes ask for
+            check_weights(GPT(self.model, self.block_size), self.tensors, self.where)
         gpt = GPT(self.model, self.block_size)
         load_weights(gpt, self.tensors, self.where)
         return gpt.eval()
-
-    def _refuse_other_shapes(self) -> None:
-        """UserError for a tensor that has another size than its model wants, before memory is taken for the model."""
-        with torch.device("meta"):
-            wanted = {name: tensor.shape for name, tensor in weights(GPT(self.model, self.block_size)).items()}
-        for name in wanted.keys() & self.tensors.keys():
-            if wanted[name] != self.tensors[name].shape:
-                found = tuple(self.tensors[name].shape)
-                raise UserError(f"{self.where}: '{name}' is {found}, expected {tuple(wanted[name])}")
-        for name in sorted(wanted.keys() - self.tensors.keys()):
-            raise UserError(f"{self.where}: missing tensor '{name}'")

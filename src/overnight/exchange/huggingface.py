@@ -104,8 +104,9 @@ def tokenizer_in(folder: Path) -> Tokenizer | None:
         return _from_vocabulary(folder)
     try:
         content = file.read_text(encoding="utf-8")
-        size = len(read_json(file)["model"]["vocab"])
-        if size == GPT2Tokenizer().vocab_size and _is_gpt2(read_json(file)):
+        stored = read_json(file)
+        size = len(stored["model"]["vocab"])
+        if size == GPT2Tokenizer().vocab_size and _is_gpt2(stored):
             return GPT2Tokenizer()
         if (simple := tokenizer_files.from_json(content)) is not None:
             return simple
