@@ -10,6 +10,7 @@ import pytest
 import torch
 from gpts import logits, oracle, tokens
 from hub_server import FakeHub, Fault, serving
+from huggingface_hub import scan_cache_dir
 
 from overnight.errors import UserError
 from overnight.exchange import hub, sources
@@ -79,11 +80,13 @@ def test_other_bytes_are_refused_and_not_kept(fake, tmp_path):
     assert not list((tmp_path / "cache").rglob("model.safetensors"))
 
 
-def test_what_huggingface_hub_has_kept_is_used(fake, monkeypatch):
+def test_what_huggingface_hub_has_kept_is_used(fake, tmp_path, monkeypatch):
     from huggingface_hub import hf_hub_download
 
     for name in ("config.json", "model.safetensors"):
         hf_hub_download("openai-community/gpt2", name, endpoint=fake.url)
+    kept = scan_cache_dir(tmp_path / "hub")  # imported before the fixture moves the cache: it has its own idea of where
+    assert {repo.repo_id for repo in kept.repos} == {"openai-community/gpt2"}
     before = sum(fake.fetched().values())
     sources.read("gpt2")
     assert sum(fake.fetched().values()) == before

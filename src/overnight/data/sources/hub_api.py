@@ -52,11 +52,11 @@ class Hub:
 
     def snapshot(self, revision: str | None) -> tuple[str, list[RemoteFile]]:
         """The commit and the files that the cache of huggingface_hub holds of a revision; UserError for none."""
-        from huggingface_hub import CacheNotFound, scan_cache_dir
+        from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 
         asked = revision or "main"
         try:
-            kept = scan_cache_dir().repos
+            kept = scan_cache_dir(constants.HF_HUB_CACHE).repos  # where downloads look, too
             repos = [repo for repo in kept if repo.repo_id == self.repo and repo.repo_type == self.kind]
         except CacheNotFound:
             repos = []
