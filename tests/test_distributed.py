@@ -23,3 +23,21 @@ def test_another_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch, value: 
     with pytest.raises(UserError, match=message) as error:
         current_world()
     assert "WORLD_SIZE" in str(error.value)
+
+
+def test_a_world_of_one_talks_to_itself() -> None:
+    world = World()
+    assert world.gather({"a": 1}) == [{"a": 1}]
+    assert world.interleaved(world.mine([1, 2, 3])) == [1, 2, 3]
+    assert world.total(2.5) == 2.5
+    assert world.first("x") == "x"
+    assert world.any(True)
+    assert not world.any(False)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("count", [0, 1, 5, 6])
+def test_work_that_was_divided_comes_back_in_order(monkeypatch: pytest.MonkeyPatch, size: int, count: int) -> None:
+    parts = [list(World(rank, size).mine(range(count))) for rank in range(size)]
+    monkeypatch.setattr(World, "gather", lambda self, value: parts)
+    assert World(0, size).interleaved(parts[0]) == list(range(count))

@@ -1,0 +1,38 @@
+"""What an evaluation is: a function of a model, the same on any number of processes, that says what it measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from overnight.distributed import World
+from overnight.evals.scoring import Answer, Question
+from overnight.tokenizers import Tokenizer
+
+Scorer = Callable[[list[Question]], list[list[Answer]]]
+"""Scores every ending of every question with the model at hand; on every rank, with all results on every rank."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an evaluation found."""
+
+    name: str
+    protocol: str
+    """How it was scored, in one line: "completion style, mean token loss of each ending"."""
+    metrics: dict[str, float]
+    """By their names in the field: acc, acc_stderr, acc_norm, ...; the first is the one to show."""
+    examples: int
+    notes: list[str] = field(default_factory=list)
+    """What to know before comparing, in sentences: that the file is a subset, say."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """One an example, for a JSON lines file."""
+
+
+class Eval(Protocol):
+    """Runs on every rank, and gives every rank the same result. Must leave the global random state alone."""
+
+    name: str
+
+    def __call__(self, scorer: Scorer, tokenizer: Tokenizer, world: World) -> Result: ...
