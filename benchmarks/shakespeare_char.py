@@ -19,10 +19,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from overnight.evals.loss import mean_loss
 from overnight.loader import TokenStream
@@ -56,16 +58,17 @@ def nanogpt_loss(folder: Path, stream: TokenStream) -> float:
     model.load_state_dict(saved["model"])
     model.eval()
 
-    def summed(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return model(inputs, targets)[1] * (targets != -1).sum()
+    def each(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        logits = model(inputs, targets)[0]
+        return F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=-1, reduction="none")
 
-    return whole_split(summed, stream)
+    return whole_split(each, stream)
 
 
 def our_loss(run: Path, stream: TokenStream) -> float:
     import overnight
 
-    return whole_split(overnight.load(run, "last", "cpu").gpt, stream)
+    return whole_split(partial(overnight.load(run, "last", "cpu").gpt, per_token=True), stream)
 
 
 def main() -> None:

@@ -207,6 +207,8 @@ def default_hooks(training: Training, data: Mixture) -> list[Hook]:
         weights=[corpus.weight for corpus in data.corpora],
         token_bytes=tokenizer.token_bytes(),
         tokens=observe.eval.tokens,
+        train_streams={corpus.name: session.open_stream(corpus.manifest, "train") for corpus in data.corpora},
+        train_tokens=observe.eval.train_tokens,
     )
     hooks: list[Hook] = [validation] if observe.eval.every else []
     if observe.sample.every:

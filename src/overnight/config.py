@@ -151,12 +151,18 @@ class LogConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Validation loss, at the first step, every N, and the last."""
+    """Losses and tasks, at the first step, every N, and the last."""
 
     every: int = 250
     """Steps between evaluations; 0: never."""
     tokens: int = 10_485_760
     """Validation tokens: always the same, spread evenly over the split; 0: the whole split."""
+    train_tokens: int = 1_048_576
+    """Training tokens on which the loss is measured in the same way, to show the gap; 0: none."""
+    tasks: str = ""
+    """Tasks, separated by commas: hellaswag, or with a file and an interval of its own, hellaswag=FILE@1000."""
+    examples: int = 0
+    """Examples of each task, spread evenly over it; 0: all."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -86,4 +87,5 @@ def held_out_loss(run_path: Path, manifest: Manifest) -> Loss:
     rows = max(1, EVAL_TOKENS // gpt.block_size)
     stream = session.open_stream(manifest, "val")
     with torch.no_grad(), autocast(device, precision):
-        return mean_loss(gpt, stream, gpt.block_size, 0, rows, device, model.tokenizer.token_bytes())
+        forward = partial(gpt, per_token=True)
+        return mean_loss(forward, stream, gpt.block_size, 0, rows, device, model.tokenizer.token_bytes())

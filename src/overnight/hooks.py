@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ import torch
 
 from overnight import generate
 from overnight.config import SampleConfig
-from overnight.evals.loss import mean_loss, mixed
+from overnight.evals.loss import Loss, mean_loss, mixed
 from overnight.loader import TokenStream
 from overnight.machine.device import autocast
 from overnight.runs import now
@@ -24,7 +25,8 @@ EVAL_TOKENS = 8192  # computed at once on the CPU
 
 @dataclass
 class Validation:
-    """Measures the loss on `tokens` tokens of each corpus' validation split (0: all), always the same ones.
+    """Measures the loss on `tokens` tokens of each corpus' validation split (0: all), always the same ones; and on
+    `train_tokens` of its training split, where those are given.
 
     The loss of a mixture is the mean over its corpora by their weights, and theirs are recorded beside it.
     """
@@ -34,6 +36,8 @@ class Validation:
     weights: Sequence[int]
     token_bytes: npt.NDArray[np.int32]
     tokens: int = 0
+    train_streams: dict[str, TokenStream] = field(default_factory=dict)
+    train_tokens: int = 0
     first: bool = True
 
     def run(self, training: Training) -> None:
@@ -41,25 +45,48 @@ class Validation:
         if training.step == 0:
             tokens = sum(min(self.tokens or stream.length, stream.length - 1) for stream in self.streams.values())
             training.console.line(f"measuring the loss before the first step, on {tokens:,} validation tokens")
-        training.model.eval()
+        losses = {name: self._measure(training, stream, self.tokens) for name, stream in self.streams.items()}
+        loss = self._mixed(losses)
+        training.val_loss[training.step] = loss.mean
+        fields = {
+            "val_loss": loss.mean,
+            "val_loss_stderr": loss.error,
+            "val_tokens": loss.tokens,
+            "val_bits_per_byte": loss.bits_per_byte,
+        }
+        for name, own in losses.items() if len(losses) > 1 else ():
+            fields |= {f"val_loss_{name}": own.mean, f"val_bits_per_byte_{name}": own.bits_per_byte}
+        seen = ""
+        if self.train_tokens:
+            streams = self.train_streams.items()
+            own = self._mixed({name: self._measure(training, stream, self.train_tokens) for name, stream in streams})
+            fields |= {"train_split_loss": own.mean, "train_split_loss_stderr": own.error}
+            seen = f"; {own.mean:.4f} on training text"
+        training.record("eval", training.step, fields, {"took": round(time.perf_counter() - begin, 3)})
+        bits = f"{loss.bits_per_byte:.3f} bits per byte, " if loss.bytes else ""  # ids alone have no known text
+        training.console.line(
+            f"step {training.step}: validation loss {loss.mean:.4f} ({bits}{loss.tokens:,} tokens){seen}"
+        )
+
+    def _measure(self, training: Training, stream: TokenStream, tokens: int) -> Loss:
         micro_batch = int(training.folder.decided("micro_batch", training.step))
         # without gradients far more fits; small batches would only waste time
         rows = max(micro_batch, EVAL_TOKENS // training.dataset.T) if training.device.type == "cpu" else micro_batch
+        training.model.eval()
         with autocast(training.device, training.precision):
-            losses = [
-                mean_loss(
-                    training.forward, stream, training.dataset.T, self.tokens, rows, training.device, self.token_bytes
-                )
-                for stream in self.streams.values()
-            ]
-        loss = losses[0] if len(losses) == 1 else mixed(losses, self.weights)
-        training.val_loss[training.step] = loss.mean
-        fields = {"val_loss": loss.mean, "val_tokens": loss.tokens, "val_bits_per_byte": loss.bits_per_byte}
-        for name, own in zip(self.streams, losses if len(losses) > 1 else (), strict=False):
-            fields |= {f"val_loss_{name}": own.mean, f"val_bits_per_byte_{name}": own.bits_per_byte}
-        training.record("eval", training.step, fields, {"took": round(time.perf_counter() - begin, 3)})
-        bits = f"{loss.bits_per_byte:.3f} bits per byte, " if loss.bytes else ""  # ids alone have no known text
-        training.console.line(f"step {training.step}: validation loss {loss.mean:.4f} ({bits}{loss.tokens:,} tokens)")
+            return mean_loss(
+                partial(training.forward, per_token=True),
+                stream,
+                training.dataset.T,
+                tokens,
+                rows,
+                training.device,
+                self.token_bytes,
+                training.world,
+            )
+
+    def _mixed(self, losses: dict[str, Loss]) -> Loss:
+        return next(iter(losses.values())) if len(losses) == 1 else mixed(list(losses.values()), self.weights)
 
 
 @dataclass

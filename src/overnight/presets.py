@@ -124,7 +124,7 @@ def shakespeare_char() -> Config:
             train=TrainConfig(steps=5000, tokens_per_step=64 * 256),
         ),
         observe=Observe(
-            eval=EvalConfig(every=250, tokens=0),
+            eval=EvalConfig(every=250, tokens=0, train_tokens=65_536),
             sample=SampleConfig(every=250, prompt="\n", samples=1, length=200, top_k=0),
         ),
     )
@@ -141,7 +141,7 @@ def shakespeare_char_cpu() -> Config:
         train=TrainConfig(steps=2000, tokens_per_step=12 * 64),
     )
     # nanoGPT evaluates on a random sample every 250 steps; the whole split takes longer, so it comes half as often
-    observe = replace(base.observe, eval=EvalConfig(every=500, tokens=0))
+    observe = replace(base.observe, eval=replace(base.observe.eval, every=500))
     return replace(base, preset="shakespeare-char-cpu", recipe=recipe, observe=observe)
 
 
@@ -156,7 +156,7 @@ def finetune_shakespeare() -> Config:
         ),
         observe=Observe(
             log=LogConfig(every=1),
-            eval=EvalConfig(every=5, tokens=0),
+            eval=EvalConfig(every=5, tokens=0, train_tokens=32_768),
             sample=SampleConfig(every=5),
             checkpoint=CheckpointConfig(every=5),
         ),
@@ -174,7 +174,7 @@ def demo() -> Config:
             train=TrainConfig(steps=340, tokens_per_step=4096),
         ),
         observe=Observe(
-            eval=EvalConfig(every=50, tokens=32_768),
+            eval=EvalConfig(every=50, tokens=32_768, train_tokens=16_384),
             sample=SampleConfig(every=100, prompt="def ", samples=1, length=64),
             checkpoint=CheckpointConfig(every=50),
         ),

@@ -48,7 +48,7 @@ class Training:
     device: torch.device
     dataset: Dataset
     model: GPT
-    forward: Callable[[Tensor, Tensor], Tensor]  # the model, compiled where that was chosen: summed loss
+    forward: Callable[..., Tensor]  # that of the model, compiled where that was chosen
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     precision: Precision

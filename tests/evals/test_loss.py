@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
 from pathlib import Path
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from overnight.config import ModelConfig
+from overnight.distributed import World
 from overnight.errors import UserError
-from overnight.evals.loss import Loss, blocks, mean_loss
+from overnight.evals.loss import Loss, _mean, blocks, mean_loss
 from overnight.loader import TokenStream
 from overnight.loss import IGNORE
 from overnight.model import GPT, initialise
@@ -66,8 +68,8 @@ def test_the_mean_is_that_of_all_targets_whatever_the_batch(stream: TokenStream,
     def forward(inputs: Tensor, targets: Tensor) -> Tensor:
         assert not torch.is_grad_enabled()
         shapes[tuple(inputs.shape)] += 1
-        loss: Tensor = model(inputs, targets)
-        return loss
+        losses: Tensor = model(inputs, targets, per_token=True)
+        return losses
 
     sizes = np.arange(101, dtype=np.int32) % 5
     found = mean_loss(forward, stream, 8, limit, batch, CPU, sizes)
@@ -93,17 +95,56 @@ def test_bits_per_byte() -> None:
 
 def test_a_uniform_model_needs_log2_of_the_vocabulary(stream: TokenStream) -> None:
     def uniform(_: Tensor, targets: Tensor) -> Tensor:
-        return (targets != IGNORE).sum() * math.log(101)
+        return (targets != IGNORE) * math.log(101)
 
     found = mean_loss(uniform, stream, 16, 0, 4, CPU, np.ones(101, dtype=np.int32))
     assert found.bits_per_byte == pytest.approx(math.log2(101), rel=1e-6)
+    assert found.error == pytest.approx(0, abs=1e-6)
 
 
-def test_a_sum_over_many_batches_does_not_lose_precision(stream: TokenStream) -> None:
-    """Batches are summed in float64: a float32 total would stop growing."""
+def test_a_sum_over_many_rows_does_not_lose_precision(stream: TokenStream) -> None:
+    """Rows are summed in float64: a float32 total would stop growing."""
     values = iter([2.0**24] + [1.0] * 99)
-    found = mean_loss(lambda *_: torch.tensor(next(values)), stream, 1, 0, 1, CPU, np.ones(101, dtype=np.int32))
+    found = mean_loss(lambda *_: torch.tensor([[next(values)]]), stream, 1, 0, 1, CPU, np.ones(101, dtype=np.int32))
     assert found.mean == (2**24 + 99) / 100
+
+
+@pytest.mark.parametrize(("size", "limit"), [(2, 0), (3, 0), (3, 37), (8, 16)])
+def test_processes_divide_the_rows_and_have_one_result(
+    stream: TokenStream, monkeypatch: pytest.MonkeyPatch, size: int, limit: int
+) -> None:
+    calls: Counter = Counter()
+    parts: dict[int, list] = {}
+
+    def measure(world: World) -> Loss:
+        def forward(inputs: Tensor, targets: Tensor) -> Tensor:
+            calls[world] += 1
+            return (targets + 2.0).log() * (targets != IGNORE)
+
+        return mean_loss(forward, stream, 8, limit, 2, CPU, np.ones(101, dtype=np.int32), world)
+
+    alone = measure(World())
+    monkeypatch.setattr(World, "gather", lambda self, value: [parts.setdefault(self.rank, value)])
+    for rank in range(size):
+        with contextlib.suppress(UserError, IndexError, ZeroDivisionError):  # of a part
+            measure(World(rank, size))
+    monkeypatch.setattr(World, "gather", lambda self, value: [parts[rank] for rank in range(size)])
+    assert all(measure(World(rank, size)) == alone for rank in range(size))
+    del calls[World()]
+    assert len(set(calls.values())) == 1  # all make equally many calls, so that none waits for ever
+
+
+def test_the_standard_error_is_that_of_windows(stream: TokenStream) -> None:
+    """Over many samples of windows, means scatter as widely as the error says."""
+    generator = np.random.default_rng(0)
+    means, errors = [], []
+    for _ in range(300):
+        level = generator.normal(size=200)  # what the tokens of a window have in common
+        rows = [(float(n * (3 + level[i]) + generator.normal(size=n).sum()), n, n) for i, n in enumerate([8] * 200)]
+        found = _mean(rows)
+        means.append(found.mean)
+        errors.append(found.error)
+    assert np.mean(errors) == pytest.approx(np.std(means), rel=0.15)
 
 
 @pytest.mark.parametrize("tokens", [0, 1])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,8 @@ class Evaluation:
             "weights": self.where,
             "split": self.split,
             "loss": self.loss.mean,
+            "stderr": self.loss.error,
+            "perplexity": math.exp(min(self.loss.mean, 700)),
             "bits_per_byte": self.loss.bits_per_byte,
             "tokens": self.loss.tokens,
             "sequence_length": self.sequence_length,
@@ -70,7 +74,8 @@ def evaluate(
     gpt = found.build().to(on)
     rows = max(1, TOKENS // found.block_size)
     with torch.no_grad(), machine.autocast(on, precision):
-        loss = mean_loss(gpt, open_stream(manifest, split), found.block_size, tokens, rows, on, tokenizer.token_bytes())
+        stream, per_token = open_stream(manifest, split), partial(gpt, per_token=True)
+        loss = mean_loss(per_token, stream, found.block_size, tokens, rows, on, tokenizer.token_bytes())
     name = source if found.step is None else f"{Path(source).resolve().name} at step {found.step}"
     return Evaluation(name, found.where, split, loss, found.block_size, machine.describe(on), precision)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from overnight.distributed import World
 from overnight.errors import UserError
 from overnight.loader import TokenStream, require_ids, to_device
 from overnight.loss import IGNORE
@@ -23,6 +25,8 @@ class Loss:
     mean: float
     tokens: int
     bytes: int
+    error: float = math.nan
+    """Standard error of the mean, as an estimate for all text of this kind: from how the windows differ."""
 
     @property
     def bits_per_byte(self) -> float:
@@ -36,7 +40,14 @@ def mixed(losses: Sequence[Loss], weights: Sequence[int]) -> Loss:
     tokens = sum(loss.tokens for loss in losses)
     bytes_per_token = sum(share * loss.bytes / loss.tokens for share, loss in zip(shares, losses, strict=True))
     mean = sum(share * loss.mean for share, loss in zip(shares, losses, strict=True))
-    return Loss(mean, tokens, round(tokens * bytes_per_token))
+    error = math.sqrt(sum((share * loss.error) ** 2 for share, loss in zip(shares, losses, strict=True)))
+    return Loss(mean, tokens, round(tokens * bytes_per_token), error)
+
+
+def row_count(stream: TokenStream, length: int, limit: int) -> int:
+    """How many rows `blocks` gives."""
+    total = stream.length - 1
+    return max(0, -(-min(limit or total, total) // length))
 
 
 def blocks(
@@ -51,7 +62,7 @@ def blocks(
     """
     total = stream.length - 1
     rows, left = -(-total // length), min(limit or total, total)
-    taken = -(-left // length)
+    taken = row_count(stream, length, limit)
     for number in range(taken):
         start = number * rows // taken * length
         count = min(length, total - start, left)
@@ -69,31 +80,40 @@ def mean_loss(
     batch: int,
     device: torch.device,
     token_bytes: npt.NDArray[np.int32],
+    world: World | None = None,
 ) -> Loss:
-    """The loss of `forward` (summed over its targets) on `blocks`, `batch` rows at a time; every batch has the
-    same shape."""
-    total, count, size = 0.0, 0, 0
-    waiting = list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]()
+    """The mean of what `forward` gives for each target, (batch, length), on `blocks`, `batch` rows at a time.
+
+    The processes of a world divide the rows, and each gets the whole result; all make equally many calls, of one shape.
+    Float32 losses are summed in float64, row by row: neither `batch` nor the number of processes matters.
+    """
+    world = world or World()
+    own = itertools.islice(blocks(stream, length, limit), world.rank, None, world.size)
     filler = (np.zeros(length, dtype=np.int64), np.full(length, IGNORE, dtype=np.int64))
-
-    def flush() -> float:
-        rows = waiting + [filler] * (batch - len(waiting))
-        inputs, targets = (to_device(np.stack(part), device) for part in zip(*rows, strict=True))
-        waiting.clear()
-        return float(forward(inputs, targets))
-
-    for inputs, targets in blocks(stream, length, limit):
-        real = targets[targets != IGNORE]
-        require_ids(np.append(real, inputs), len(token_bytes), "validation")
-        count, size = count + len(real), size + int(token_bytes[real].sum())
-        waiting.append((inputs, targets))
-        if len(waiting) == batch:
-            total += flush()
-    if waiting:
-        total += flush()
-    if not count:
+    padded = itertools.chain(own, itertools.repeat(filler))
+    rows: list[tuple[float, int, int]] = []  # nats, targets, and the bytes they stand for
+    for _ in range(-(-world.share(row_count(stream, length, limit)) // batch)):
+        inputs, targets = (np.stack(part) for part in zip(*itertools.islice(padded, batch), strict=True))
+        real = targets != IGNORE
+        require_ids(np.append(targets[real], inputs), len(token_bytes), "validation")
+        nats = forward(to_device(inputs, device), to_device(targets, device)).cpu().double().sum(1)
+        sizes = np.where(real, token_bytes[targets], 0).sum(1, dtype=np.int64)
+        rows += zip(nats.tolist(), real.sum(1).tolist(), sizes.tolist(), strict=True)
+    found = world.interleaved([row for row in rows if row[1]])
+    if not found:
         raise UserError(
             f"there is nothing to measure a loss on: the split has {stream.length} tokens, it takes at least 2; "
             "prepare more text, or leave evaluation out with --eval.every 0"
         )
-    return Loss(total / count, count, size)
+    return _mean(found)
+
+
+def _mean(rows: Sequence[tuple[float, int, int]]) -> Loss:
+    """From (nats, targets, bytes) of each row. Tokens of one window are not independent, windows nearly so."""
+    tokens = sum(count for _, count, _ in rows)
+    mean = math.fsum(nats for nats, _, _ in rows) / tokens
+    error = math.nan
+    if len(rows) > 1:
+        squares = math.fsum((nats - mean * count) ** 2 for nats, count, _ in rows)
+        error = math.sqrt(squares * len(rows) / (len(rows) - 1)) / tokens
+    return Loss(mean, tokens, sum(size for _, _, size in rows), error)

@@ -17,7 +17,7 @@ from overnight.machine.trial import Trials
 from overnight.model import GPT
 from overnight.runs import RunFolder, read_lines
 
-Forward = Callable[[Tensor, Tensor], Tensor]
+Forward = Callable[..., Tensor]  # of (inputs, targets), as GPT.forward
 ASKED = "asked for"
 CPU_TOKENS = 4096  # in a micro-batch on a CPU: enough to fill two cores, little enough for a laptop's memory
 TRIAL_TOKENS = 1024  # in a trial of a precision
@@ -115,9 +115,7 @@ def _fitting(choose: Callable[[], Any]) -> Any:
         raise UserError(f"{error}: use a smaller model or a shorter --data.sequence-length") from None
 
 
-def compile_forward(
-    settler: Settler, wanted: Machine, model: GPT, chosen: Precision, size: int
-) -> Callable[[Tensor, Tensor], Tensor]:
+def compile_forward(settler: Settler, wanted: Machine, model: GPT, chosen: Precision, size: int) -> Forward:
     """The model's forward pass, through torch.compile where that was chosen and works."""
     compiled: Forward = torch.compile(model, dynamic=False)
 
