@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from overnight import loss
-from overnight.loss import IGNORE, linear_cross_entropy, token_cross_entropy
+from overnight.loss import IGNORE, linear_cross_entropy, token_cross_entropy, token_scores
 
 QUICK = settings(deadline=None, max_examples=60, derandomize=True)
 
@@ -84,6 +84,16 @@ def test_value_and_gradients_equal_float64(
     assert torch.all(ours_weight[v:] == 0)
     assert torch.all(ours_hidden[targets == IGNORE] == 0)
     assert torch.all(tokens[targets == IGNORE] == 0)
+
+
+def test_scores_tell_which_targets_are_the_likeliest() -> None:
+    hidden, weight, targets = example(60, 5, 11, padding=3, masked=0.1)
+    likeliest = (hidden @ weight[:11].T).argmax(dim=1)
+    targets = torch.where(torch.arange(60) % 2 == 0, likeliest, targets)
+    with in_chunks_of(7):
+        losses, found = token_scores(hidden, weight, targets, 11)
+        assert torch.equal(losses, token_cross_entropy(hidden, weight, targets, 11))
+    assert torch.equal(found, likeliest == targets) and 30 <= int(found.sum()) < 60
 
 
 def test_the_real_chunks_give_the_same() -> None:

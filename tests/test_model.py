@@ -242,6 +242,34 @@ def test_a_cache_works_under_autocast() -> None:
     torch.testing.assert_close(torch.cat(parts, 1), expected, rtol=0.05, atol=0.05)
 
 
+# ---- positions and masks
+
+
+def test_the_positions_and_the_mask_of_plain_text_change_nothing() -> None:
+    model, tokens = tiny(), random_tokens(2, 9)
+    mask = torch.ones(9, 9, dtype=torch.bool).tril().expand(2, 1, 9, 9)
+    with torch.no_grad():
+        found = model.features(tokens, positions=torch.arange(9).expand(2, 9), mask=mask)
+        torch.testing.assert_close(found, model.features(tokens), rtol=1e-5, atol=1e-6)
+
+
+def test_tokens_may_stand_anywhere_and_see_only_what_the_mask_says() -> None:
+    """Two texts of 3 and 4 tokens, mixed into one row, are what they are alone; so with a cache between."""
+    model, tokens = tiny(), random_tokens(1, 7)
+    text, positions = torch.tensor([0, 1, 0, 1, 1, 0, 1]), torch.tensor([[0, 0, 1, 1, 2, 2, 3]])
+    mask = (text[:, None] == text[None, :]).tril()[None, None]
+    with torch.no_grad():
+        alone = [model.features(tokens[:, text == number]) for number in (0, 1)]
+        found, cache = model.features(tokens, positions=positions, mask=mask), Cache(model, 1)
+        parts = [
+            model.features(tokens[:, :3], cache, positions[:, :3], mask[:, :, :3, :3]),
+            model.features(tokens[:, 3:], cache, positions[:, 3:], mask[:, :, 3:]),
+        ]
+    for number in (0, 1):
+        torch.testing.assert_close(found[:, text == number], alone[number], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(torch.cat(parts, 1), found, rtol=1e-5, atol=1e-6)
+
+
 # ---- what is refused
 
 

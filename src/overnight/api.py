@@ -19,13 +19,13 @@ from overnight.console import Console
 from overnight.data.mixture import Mixture
 from overnight.errors import UserError, suggestion
 from overnight.exchange import sources as exchange
-from overnight.hooks import Samples, Validation, prompt_ids
+from overnight.hooks import Samples, Validation
 from overnight.machine import device as machine
 from overnight.model import GPT
 from overnight.presets import PRESETS
 from overnight.pretrained import Pretrained
 from overnight.runs import RunFolder
-from overnight.tokenizers import Tokenizer
+from overnight.tokenizers import Tokenizer, prompt_ids
 from overnight.training import Hook, Training
 from overnight.training import train as train_loop
 

@@ -17,7 +17,7 @@ from overnight.evals.loss import Loss, mean_loss, mixed
 from overnight.loader import TokenStream
 from overnight.machine.device import autocast
 from overnight.runs import now
-from overnight.tokenizers import Tokenizer
+from overnight.tokenizers import Tokenizer, prompt_ids
 from overnight.training import Training
 
 EVAL_TOKENS = 8192  # computed at once on the CPU
@@ -126,14 +126,3 @@ class Samples:
             )
         for text in texts:
             training.console.line(f"step {training.step} sample: {text}")
-
-
-def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The ids of a prompt; an empty one starts from end-of-text, or where the tokenizer has none from a line
-    break or id 0."""
-    if prompt:
-        return [int(i) for i in tokenizer.encode_prompt(prompt)]
-    if tokenizer.end_of_text is not None:
-        return [tokenizer.end_of_text]
-    line_break = [i for i in range(tokenizer.vocab_size) if tokenizer.decode([i]) == "\n"]
-    return line_break[:1] or [0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -28,13 +29,16 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, n_voca
 
 def token_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, n_vocab: int) -> Tensor:
     """As `linear_cross_entropy`, but the loss of each target, (N,) float32; without gradients."""
-    dtype = _product_dtype(hidden)
-    matrix = weight.detach().to(dtype)
-    losses = []
-    for rows, labels in zip(*_chunks(hidden.detach(), targets, weight), strict=True):
-        logits, log_sum = _logits(rows.to(dtype), matrix, n_vocab)
+    return torch.cat([_nats(*found) for found in _predictions(hidden, weight, targets, n_vocab)])
+
+
+def token_scores(hidden: Tensor, weight: Tensor, targets: Tensor, n_vocab: int) -> tuple[Tensor, Tensor]:
+    """As `token_cross_entropy`, and whether each target is the likeliest id, (N,) bool."""
+    losses, likeliest = [], []
+    for logits, log_sum, labels in _predictions(hidden, weight, targets, n_vocab):
         losses.append(_nats(logits, log_sum, labels))
-    return torch.cat(losses)
+        likeliest.append(logits.argmax(dim=1) == labels)
+    return torch.cat(losses), torch.cat(likeliest)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -77,6 +81,16 @@ def _chunks(hidden: Tensor, targets: Tensor, weight: Tensor) -> tuple[tuple[Tens
     elements = 2**22 if hidden.device.type == "cpu" else 2**28
     rows = max(128, elements // weight.shape[0])
     return torch.split(hidden, rows), torch.split(targets, rows)
+
+
+def _predictions(
+    hidden: Tensor, weight: Tensor, targets: Tensor, n_vocab: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Logits, their logsumexp and the targets, chunk by chunk; without gradients."""
+    dtype = _product_dtype(hidden)
+    matrix = weight.detach().to(dtype)
+    for rows, labels in zip(*_chunks(hidden.detach(), targets, weight), strict=True):
+        yield *_logits(rows.to(dtype), matrix, n_vocab), labels
 
 
 def _logits(rows: Tensor, matrix: Tensor, n_vocab: int) -> tuple[Tensor, Tensor]:

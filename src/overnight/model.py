@@ -55,17 +55,16 @@ class CausalSelfAttention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.n_head, self.dropout, self.layer = config.n_head, config.dropout, layer
 
-    def forward(self, x: Tensor, cache: Cache | None) -> Tensor:
+    def forward(self, x: Tensor, cache: Cache | None, mask: Tensor | None = None) -> Tensor:
         B, T, C = x.shape
         q, k, v = (
             part.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, n_head, T, head size)
             for part in self.c_attn(x).split(C, dim=2)
         )
-        mask = None
         if cache is not None:
             past = cache.length
             k, v = cache.extend(self.layer, k, v)
-            if past and T > 1:  # query i stands at position past + i
+            if mask is None and past and T > 1:  # query i stands at position past + i
                 mask = torch.ones(T, past + T, dtype=torch.bool, device=x.device).tril(past)
         dropout = self.dropout if self.training else 0.0
         if mask is None and T <= SHORT and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
@@ -100,8 +99,8 @@ class GPT2Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, cache: Cache | None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), cache)
+    def forward(self, x: Tensor, cache: Cache | None, mask: Tensor | None = None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), cache, mask)
         return x + cast(Tensor, self.mlp(self.ln_2(x)))
 
 
@@ -126,16 +125,28 @@ class GPT(nn.Module):
         self.h = nn.ModuleList(BLOCKS[config.block](config, layer) for layer in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
 
-    def features(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
+    def features(
+        self,
+        tokens: Tensor,
+        cache: Cache | None = None,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """The final hidden states, (B, T, n_embd), of tokens (B, T) int64. A cache holds what came before, and
-        grows."""
+        grows.
+
+        Tokens follow each other, and see all before them, unless it is said otherwise: `positions` (B, T) int64, below
+        block_size, is where each stands; `mask` (B, 1, T, all tokens) bool is which tokens each sees, itself included.
+        """
         T, past = tokens.shape[1], 0 if cache is None else cache.length
-        if past + T > self.block_size:
-            raise ValueError(f"{past + T} tokens, but the model sees at most {self.block_size}")
-        x = self.wte(tokens) + self.wpe(torch.arange(past, past + T, device=tokens.device))
+        if positions is None:
+            if past + T > self.block_size:
+                raise ValueError(f"{past + T} tokens, but the model sees at most {self.block_size}")
+            positions = torch.arange(past, past + T, device=tokens.device)
+        x = self.wte(tokens) + self.wpe(positions)
         x = F.dropout(x, self.config.dropout, self.training)
         for block in self.h:
-            x = block(x, cache)
+            x = block(x, cache, mask)
         if cache is not None:
             cache.length += T
         normed: Tensor = self.ln_f(x)

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError("sample: --temperature must be 0 or more, --top-p above 0 and at most 1")
     prompt = _prompt(given)
     from overnight.api import load
-    from overnight.hooks import prompt_ids
+    from overnight.tokenizers import prompt_ids
 
     model = load(given.run, given.checkpoint, given.device)
     prompt_ids(model.tokenizer, prompt)  # one that cannot be encoded is refused before anything is printed

@@ -13,9 +13,9 @@ from overnight.data.mixture import Mixture
 from overnight.errors import UserError
 from overnight.evals.loss import blocks
 from overnight.exchange.certificate import Text
-from overnight.hooks import prompt_ids
 from overnight.pretrained import Pretrained
 from overnight.runs import datasets_of
+from overnight.tokenizers import prompt_ids
 
 TOKENS = 1000  # compared at least
 PIECE = 64  # tokens of a text that the model writes

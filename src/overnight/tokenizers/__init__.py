@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from overnight.errors import UserError, suggestion
-from overnight.tokenizers.base import END_OF_TEXT, Ids, Tokenizer, dtype_for, repair
+from overnight.tokenizers.base import END_OF_TEXT, Ids, Tokenizer, dtype_for, prompt_ids, repair
 from overnight.tokenizers.bpe import BPETokenizer, size_of
 from overnight.tokenizers.gpt2 import GPT2Tokenizer
 from overnight.tokenizers.simple import BytesTokenizer, CharTokenizer, IdsTokenizer, ids_size
@@ -29,6 +29,7 @@ __all__ = [
     "load",
     "loads",
     "needs_texts",
+    "prompt_ids",
     "repair",
     "train",
 ]

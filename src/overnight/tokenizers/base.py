@@ -67,6 +67,17 @@ def repair(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
+def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The ids of a prompt; an empty one starts from end-of-text, or where the tokenizer has none from a line
+    break or id 0."""
+    if prompt:
+        return [int(i) for i in tokenizer.encode_prompt(prompt)]
+    if tokenizer.end_of_text is not None:
+        return [tokenizer.end_of_text]
+    line_break = [i for i in range(tokenizer.vocab_size) if tokenizer.decode([i]) == "\n"]
+    return line_break[:1] or [0]
+
+
 class TableTokenizer(ABC):
     """A tokenizer whose ids each stand for fixed bytes: everything but how text is cut into them."""
 
