@@ -14,12 +14,13 @@ from typing import Any
 import torch
 
 from overnight import checkpoint, generate, optim, session
-from overnight.config import Config
+from overnight.config import Config, EvalConfig
 from overnight.console import Console
 from overnight.data.mixture import Mixture
 from overnight.errors import UserError, suggestion
+from overnight.evals import registry
 from overnight.exchange import sources as exchange
-from overnight.hooks import Samples, Validation
+from overnight.hooks import Samples, Task, Validation
 from overnight.machine import device as machine
 from overnight.model import GPT
 from overnight.presets import PRESETS
@@ -135,6 +136,7 @@ def train(
     """
     out, mixture = Path(out), Mixture.open(data)
     _check_prompt(config, mixture)
+    tasks = _tasks(config.observe.eval, mixture.tokenizer()) if hooks is None else []  # a bad file is told at once
     if not (out / "config.json").exists() and config.recipe.data.sequence_length > 0:
         session.open_dataset(config, mixture)  # one that cannot be used is refused before anything is written
     with RunFolder(out).lock():
@@ -144,7 +146,7 @@ def train(
         with console or Console(out / "log.txt") as printer, stop_signals(folder) as stop:
             training = session.build_training(folder, config, mixture, printer, command or sys.argv, initial)
             training.stop = stop
-            used = default_hooks(training, mixture) if hooks is None else hooks
+            used = [*default_hooks(training, mixture), *tasks] if hooks is None else hooks
             for line in [*banner(training, mixture), *_origin(initial)]:
                 printer.line(line)
             finished = train_loop(training, used)
@@ -213,6 +215,20 @@ def default_hooks(training: Training, data: Mixture) -> list[Hook]:
     hooks: list[Hook] = [validation] if observe.eval.every else []
     if observe.sample.every:
         hooks.append(Samples(observe.sample.every, tokenizer, observe.sample))
+    return hooks
+
+
+def _tasks(observe: EvalConfig, tokenizer: Tokenizer) -> list[Hook]:
+    """The evaluations that a run makes as it goes on; UserError where one cannot be made."""
+    hooks: list[Hook] = []
+    for asked in registry.parse(observe.tasks):
+        every = observe.every if asked.every is None else asked.every
+        if asked.name == "loss" or not every:
+            raise UserError(
+                f"eval.tasks: {asked.name} "
+                + ("is measured anyway" if asked.name == "loss" else f"needs an interval, as in {asked.name}@1000")
+            )
+        hooks.append(Task(every, registry.make(asked, observe.examples, print, trusted=False), tokenizer))
     return hooks
 
 

@@ -13,7 +13,9 @@ import torch
 
 from overnight import generate
 from overnight.config import SampleConfig
+from overnight.evals.base import Eval, headline
 from overnight.evals.loss import Loss, mean_loss, mixed
+from overnight.evals.scoring import score
 from overnight.loader import TokenStream
 from overnight.machine.device import autocast
 from overnight.runs import now
@@ -87,6 +89,32 @@ class Validation:
 
     def _mixed(self, losses: dict[str, Loss]) -> Loss:
         return next(iter(losses.values())) if len(losses) == 1 else mixed(list(losses.values()), self.weights)
+
+
+@dataclass
+class Task:
+    """Asks the model the questions of an evaluation, on every rank."""
+
+    every: int
+    evaluation: Eval
+    tokenizer: Tokenizer
+    first: bool = True
+
+    def run(self, training: Training) -> None:
+        begin = time.perf_counter()
+        scorer = partial(
+            score, training.model, device=training.device, precision=training.precision, world=training.world
+        )
+        found = self.evaluation(scorer, self.tokenizer, training.world)
+        fields = {
+            "task": found.name,
+            "protocol": found.protocol,
+            "examples": found.examples,
+            "notes": found.notes,
+            "metrics": found.metrics,
+        }
+        training.record("task", training.step, fields, {"took": round(time.perf_counter() - begin, 3)})
+        training.console.line(f"step {training.step}: {headline(found)} ({found.examples:,} examples)")
 
 
 @dataclass

@@ -18,7 +18,7 @@ COMMANDS = {  # name: what it does, as `overnight --help` prints it
     "train": "train a model, or go on with a run",
     "stop": "ask a running training to write a checkpoint and end",
     "sample": "text from a run's model, or from weights of another program",
-    "eval": "the loss of a run, or of weights from elsewhere, on a dataset",
+    "eval": "loss, HellaSwag and other tasks, of a run or of weights from elsewhere",
     "export": "a model as files for other programs, proven by reloading them",
     "inspect": "the tensors of a run, or of weights from elsewhere: norms, singular values, pictures",
     "report": "one self-contained HTML file from one or several runs",

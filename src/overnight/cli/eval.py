@@ -3,70 +3,155 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from overnight.cli.arguments import parse
 from overnight.errors import UserError
 
+if TYPE_CHECKING:
+    from overnight.evals.alone import DatasetLoss, Subject
+    from overnight.evals.base import Result
+    from overnight.evals.registry import Asked
+
 
 @dataclass(frozen=True)
 class Arguments:
-    """The loss of a model on a dataset: of a run, or of weights from elsewhere."""
+    """What a model can do: its loss on a dataset, HellaSwag and other tasks. Of a run, or of weights from elsewhere."""
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """A run, gpt2 ... gpt2-xl, a hub's OWNER/NAME, a folder of transformers, a checkpoint of nanoGPT and others."""
+    evals: Annotated[str, tyro.conf.arg(metavar="NAMES")] = ""
+    """Which, separated by commas: loss (where none is named), hellaswag, lambada, piqa, ...; NAME=FILE with a file."""
     data: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """The dataset folder; by default the one that the run was trained on."""
+    """loss: the dataset folder; by default the one that the run was trained on."""
     split: Literal["val", "train"] = "val"
-    """Which of its splits."""
+    """loss: which of its splits."""
     tokens: Annotated[str, tyro.conf.arg(metavar="N")] = "0"
-    """On so many tokens, spread evenly over the split; 0: on all."""
+    """loss: on so many tokens, spread evenly over the split; 0: on all."""
+    file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """The examples of the one task that is named; by default fetched once and kept."""
+    examples: Annotated[str, tyro.conf.arg(metavar="N")] = "0"
+    """Only so many examples of each task, spread evenly over it; 0: all."""
+    show: Annotated[int, tyro.conf.arg(metavar="N")] = 0
+    """Print so many examples of each task, with what the model chose."""
     checkpoint: str = "best"
     """Of a run: best, last, or a step."""
     device: str = "auto"
     """auto, cpu, cuda, mps."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     """Of the matrix products."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Where results are kept, and from where an interrupted evaluation goes on; of a run by default RUN/evals/STEP."""
     save_baseline: bool = False
-    """Keep the result in the dataset's folder: reports of runs on it draw it as a line."""
+    """Keep the loss in the dataset's folder: reports of runs on it draw it as a line."""
     json: bool = False
     """Print JSON instead of text."""
 
 
 def main(arguments: Sequence[str]) -> int:
     given = parse(Arguments, arguments, "eval")
+    from overnight.evals import alone, registry
+    from overnight.files import to_json, write_json
+
+    asked = _with_file(registry.parse(given.evals or "loss"), given.file)
+    wants_loss = any(one.name == "loss" for one in asked)
+    data = (given.data or _own_dataset(given.source)) if wants_loss else given.data
+    if given.save_baseline and not wants_loss:
+        raise UserError("eval: --save-baseline keeps a loss: add it to --evals")
+    evaluations = _evaluations(asked, given.examples)
+    subject = alone.open_subject(given.source, given.checkpoint, given.device, given.precision)
+    out = given.out or _own_folder(given.source, subject)
+    told = subject.facts()
+    if wants_loss and data is not None:
+        told |= _loss(subject, data, given)
+    results = [alone.task(subject, evaluation, out, _progress(evaluation.name)) for evaluation in evaluations]
+    if results:
+        told["tasks"] = [alone.result_json(found) for found in results]
+    if out is not None:
+        write_json(out / "results.json", told)
+    if given.json:
+        print(to_json(told, indent=2))
+        return 0
+    for found in results:
+        _print(subject, found, given.show)
+    return 0
+
+
+def _with_file(asked: list[Asked], file: Path | None) -> list[Asked]:
+    """`--file` beside the one task that it is for."""
+    tasks = [one for one in asked if one.name != "loss"]
+    if any(one.every is not None for one in asked):
+        raise UserError("eval: an interval (@N) is for training")
+    if file is None:
+        return asked
+    if len(tasks) != 1:
+        raise UserError(f"eval: --file is for one task, and --evals names {len(tasks)}: write NAME=FILE")
+    return [replace(one, file=file) if one in tasks else one for one in asked]
+
+
+def _evaluations(asked: list[Asked], examples: str) -> list[Any]:
+    from overnight.data.sizes import parse_count
+    from overnight.evals import registry
+
+    tasks = [one for one in asked if one.name != "loss"]
+    return [registry.make(one, parse_count(examples), _tell, trusted=True) for one in tasks]
+
+
+def _loss(subject: Subject, data: Path, given: Arguments) -> dict[str, Any]:
     from overnight.data.sizes import parse_count
     from overnight.evals import alone
-    from overnight.files import to_json
 
-    found = alone.evaluate(
-        given.source,
-        given.data or _own_dataset(given.source),
-        given.split,
-        parse_count(given.tokens),
-        given.checkpoint,
-        given.device,
-        given.precision,
-    )
+    measured = alone.dataset_loss(subject, data, given.split, parse_count(given.tokens))
     if given.save_baseline:
-        alone.save_baseline(given.data or _own_dataset(given.source), found)
-    if given.json:
-        print(to_json(found.to_json(), indent=2))
-        return 0
-    loss = found.loss
+        alone.save_baseline(data, subject, measured)
+    if not given.json:
+        print(f"{subject.name}: {_loss_line(measured)} ({subject.facts()['device']}, {subject.precision})")
+    return measured.to_json()
+
+
+def _loss_line(measured: DatasetLoss) -> str:
+    loss = measured.loss
     bits = "" if math.isnan(loss.bits_per_byte) else f"{loss.bits_per_byte:.4f} bits per byte, "
-    perplexity = math.exp(min(loss.mean, 700))
-    print(
-        f"{found.name}: {found.split} loss {loss.mean:.4f} nats per token, perplexity {perplexity:.2f}, "
-        f"{bits}on {loss.tokens:,} tokens in windows of {found.sequence_length} "
-        f"({found.precision}, {found.device})"
+    error = "" if math.isnan(loss.error) else f" ± {loss.error:.4f}"
+    return (
+        f"{measured.split} loss {loss.mean:.4f}{error} nats per token, perplexity {math.exp(min(loss.mean, 700)):.2f}, "
+        f"{bits}on {loss.tokens:,} tokens in windows of {measured.sequence_length}"
     )
-    return 0
+
+
+def _print(subject: Subject, found: Result, show: int) -> None:
+    from overnight.evals.base import headline
+
+    print(f"{subject.name}: {headline(found)}")
+    for line in (f"{found.examples:,} examples, {found.protocol}", *found.notes):
+        print(f"  {line}")
+
+
+def _progress(name: str) -> Any:
+    """How far an evaluation is, on a terminal."""
+
+    def tell(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            end = "\n" if done == total else ""
+            print(f"\r{name}: {done:,} of {total:,}", end=end, file=sys.stderr, flush=True)
+
+    return tell
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _own_folder(source: str, subject: Subject) -> Path | None:
+    """A run keeps what its checkpoints can do."""
+    step = subject.weights.step
+    return None if step is None else Path(source) / "evals" / f"step_{step:08d}"
 
 
 def _own_dataset(source: str) -> Path:

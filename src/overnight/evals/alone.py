@@ -1,11 +1,12 @@
-"""The loss of weights from anywhere on a dataset, outside of any training."""
+"""Evaluations of weights from anywhere, outside of any training."""
 
 from __future__ import annotations
 
 import datetime
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,17 @@ import torch
 
 from overnight.config import Precision
 from overnight.data.dataset import Manifest, load_tokenizer
+from overnight.distributed import World
 from overnight.errors import UserError
+from overnight.evals.base import Eval, Result, Scorer
 from overnight.evals.loss import Loss, mean_loss
+from overnight.evals.remembered import remembering
+from overnight.evals.scoring import score
 from overnight.exchange import sources
-from overnight.files import write_json
+from overnight.files import write_atomic, write_json
 from overnight.machine import device as machine
+from overnight.model import GPT
+from overnight.pretrained import Pretrained
 from overnight.session import open_stream
 
 BASELINES, FORMAT, VERSION = "baselines.json", "overnight-baselines", 1
@@ -26,21 +33,36 @@ TOKENS = 8192  # computed at once
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """A loss, and what it was measured with."""
+class Subject:
+    """The model that is evaluated, and what it computes on."""
 
     name: str
-    where: str
+    weights: Pretrained
+    gpt: GPT
+    device: torch.device
+    precision: Precision
+    world: World
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "weights": self.weights.where,
+            "device": machine.describe(self.device),
+            "precision": self.precision,
+            "date": datetime.date.today().isoformat(),
+        }
+
+
+@dataclass(frozen=True)
+class DatasetLoss:
+    """A loss, and on what it was measured."""
+
     split: str
-    loss: Loss
     sequence_length: int
-    device: str
-    precision: str
+    loss: Loss
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "name": self.name,
-            "weights": self.where,
             "split": self.split,
             "loss": self.loss.mean,
             "stderr": self.loss.error,
@@ -48,39 +70,70 @@ class Evaluation:
             "bits_per_byte": self.loss.bits_per_byte,
             "tokens": self.loss.tokens,
             "sequence_length": self.sequence_length,
-            "device": self.device,
-            "precision": self.precision,
-            "date": datetime.date.today().isoformat(),
         }
 
 
-def evaluate(
-    source: str,
-    data: Path,
-    split: str = "val",
-    tokens: int = 0,
-    which: str = "best",
-    device: str = "auto",
-    precision: Precision = "fp32",
-) -> Evaluation:
-    """The mean loss of the model that `source` names over `tokens` tokens of a split (0: all), spread evenly.
+def open_subject(
+    source: str, which: str = "best", device: str = "auto", precision: Precision = "fp32", world: World | None = None
+) -> Subject:
+    """The model that `source` names, on a device; `which` is the checkpoint of a run."""
+    found, on = sources.read(source, which), machine.choose_device(device)
+    machine.check_precision(precision, on)
+    machine.set_matmul_precision(precision)
+    name = source if found.step is None else f"{Path(source).resolve().name} at step {found.step}"
+    return Subject(name, found, found.build().to(on), on, precision, world or World())
+
+
+def dataset_loss(subject: Subject, data: Path, split: str = "val", tokens: int = 0) -> DatasetLoss:
+    """The mean loss over `tokens` tokens of a split (0: all), spread evenly.
 
     Raises UserError where the dataset's tokenizer is not the model's.
     """
-    manifest, found = Manifest.read(data), sources.read(source, which)
-    tokenizer = load_tokenizer(manifest)
-    found.refuse_other_tokenizer(tokenizer, str(data))
-    on = machine.choose_device(device)
-    gpt = found.build().to(on)
-    rows = max(1, TOKENS // found.block_size)
-    with torch.no_grad(), machine.autocast(on, precision):
-        stream, per_token = open_stream(manifest, split), partial(gpt, per_token=True)
-        loss = mean_loss(per_token, stream, found.block_size, tokens, rows, on, tokenizer.token_bytes())
-    name = source if found.step is None else f"{Path(source).resolve().name} at step {found.step}"
-    return Evaluation(name, found.where, split, loss, found.block_size, machine.describe(on), precision)
+    manifest = Manifest.read(data)
+    tokenizer, length = load_tokenizer(manifest), subject.gpt.block_size
+    subject.weights.refuse_other_tokenizer(tokenizer, str(data))
+    with machine.autocast(subject.device, subject.precision):
+        loss = mean_loss(
+            partial(subject.gpt, per_token=True),
+            open_stream(manifest, split),
+            length,
+            tokens,
+            max(1, TOKENS // length),
+            subject.device,
+            tokenizer.token_bytes(),
+            subject.world,
+        )
+    return DatasetLoss(split, length, loss)
 
 
-def save_baseline(data: Path, measured: Evaluation) -> Path:
+def task(
+    subject: Subject,
+    evaluation: Eval,
+    out: Path | None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Result:
+    """What an evaluation finds. With `out` its rows are in out/NAME.jsonl, and an interrupted one goes on."""
+    tokenizer = subject.weights.tokenizer
+    if tokenizer is None:
+        raise UserError(f"{subject.weights.where} does not say which tokenizer it was trained with")
+    scorer: Scorer = partial(
+        score, subject.gpt, device=subject.device, precision=subject.precision, world=subject.world
+    )
+    kept = None if out is None else out / f".{evaluation.name}.answers.jsonl"
+    identity: dict[str, object] = {"weights": str(subject.weights.identity), "precision": subject.precision}
+    found = evaluation(remembering(scorer, kept, identity, subject.world, progress), tokenizer, subject.world)
+    if out is not None and subject.world.rank == 0:
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found.rows)
+        write_atomic(out / f"{found.name}.jsonl", lines)
+    return found
+
+
+def result_json(found: Result) -> dict[str, Any]:
+    """A result without its rows."""
+    return {key: value for key, value in asdict(found).items() if key != "rows"}
+
+
+def save_baseline(data: Path, subject: Subject, measured: DatasetLoss) -> Path:
     """Keeps a result in the dataset's folder, in the place of an earlier one of that name and split.
 
     Reports of runs on that dataset draw it.
@@ -91,9 +144,10 @@ def save_baseline(data: Path, measured: Evaluation) -> Path:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             kept = [
-                old for old in content["baselines"] if (old["name"], old["split"]) != (measured.name, measured.split)
+                old for old in content["baselines"] if (old["name"], old["split"]) != (subject.name, measured.split)
             ]
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(f"{path} is not what --save-baseline writes; move it away") from None
-    write_json(path, {"format": FORMAT, "version": VERSION, "baselines": [*kept, measured.to_json()]})
+    baselines = [*kept, {**subject.facts(), **measured.to_json()}]
+    write_json(path, {"format": FORMAT, "version": VERSION, "baselines": baselines})
     return path

@@ -36,3 +36,13 @@ class Eval(Protocol):
     name: str
 
     def __call__(self, scorer: Scorer, tokenizer: Tokenizer, world: World) -> Result: ...
+
+
+def headline(result: Result) -> str:
+    """Its numbers in a line: "hellaswag acc 0.2859 ± 0.0045, acc_norm 0.2955 ± 0.0046"."""
+    shown = []
+    for name, value in result.metrics.items():
+        if not name.endswith("_stderr"):
+            error = result.metrics.get(f"{name}_stderr")
+            shown.append(f"{name} {value:.4f}" + (f" ± {error:.4f}" if error is not None else ""))
+    return f"{result.name} {', '.join(shown)}"

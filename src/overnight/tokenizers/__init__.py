@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from overnight.errors import UserError, suggestion
+from overnight.plugins import imported, require_trust
 from overnight.tokenizers.base import END_OF_TEXT, Ids, Tokenizer, dtype_for, prompt_ids, repair
 from overnight.tokenizers.bpe import BPETokenizer, size_of
 from overnight.tokenizers.gpt2 import GPT2Tokenizer
@@ -33,9 +32,6 @@ __all__ = [
     "repair",
     "train",
 ]
-
-
-TRUST = "OVERNIGHT_TRUST"  # the import paths that may be loaded because a folder names them
 
 
 def _plain(name: str) -> None:
@@ -100,11 +96,8 @@ def load(name: str, file: Path | None, *, trusted: bool = False) -> Tokenizer:
     imported only where the user wrote the name himself (`trusted`), or where the environment variable OVERNIGHT_TRUST
     lists it: names, separated by commas. Otherwise it is a UserError that says so.
     """
-    if not (trusted or _is_own(name) or name in os.environ.get(TRUST, "").split(",")):
-        raise UserError(
-            f"tokenizer {name!r} is an import path: loading it runs the code of that module; "
-            f"where you trust it, set the environment variable {TRUST}={name!r} (several: separated by commas)"
-        )
+    if not (trusted or _is_own(name)):
+        require_trust("tokenizer", name)
     factory = _factory(name)
     try:
         content = None if file is None else file.read_text(encoding="utf-8")
@@ -146,11 +139,7 @@ def _factory(name: str) -> Factory:
 
 def _imported(path: str) -> Factory:
     """The Factory at an import path that the caller trusts; nothing but the import is executed."""
-    module, _, attribute = path.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise UserError(f"tokenizer '{path}': cannot import it ({error}); is its package installed here?") from None
+    found = imported("tokenizer", path)
     if not isinstance(found, Factory):
         raise UserError(f"tokenizer '{path}' is a {type(found).__name__}, not an overnight.tokenizers.Factory")
     return found
