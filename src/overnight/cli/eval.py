@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError("eval: --save-baseline keeps a loss: add it to --evals")
     evaluations = _evaluations(asked, given.examples)
     subject = alone.open_subject(given.source, given.checkpoint, given.device, given.precision)
-    out = given.out or _own_folder(given.source, subject)
+    out = given.out or (_own_folder(given.source, subject) if evaluations else None)
     told = subject.facts()
     if wants_loss and data is not None:
         told |= _loss(subject, data, given)
@@ -74,6 +74,7 @@ def main(arguments: Sequence[str]) -> int:
     if results:
         told["tasks"] = [alone.result_json(found) for found in results]
     if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
         write_json(out / "results.json", told)
     if given.json:
         print(to_json(told, indent=2))
