@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from overnight import checkpoint, generate, optim, session
+from overnight import checkpoint, generate, optim, session, tracking
 from overnight.config import Config, EvalConfig
 from overnight.console import Console
 from overnight.data.mixture import Mixture
@@ -134,6 +134,7 @@ def train(
     validation loss and samples as `config.observe` says. At the end it writes report.html. Raises `Stopped` where it
     was asked to end before the last step.
     """
+    tracking.require(config.observe)
     out, mixture = Path(out), Mixture.open(data)
     _check_prompt(config, mixture)
     tasks = _tasks(config.observe.eval, mixture.tokenizer()) if hooks is None else []  # a bad file is told at once
@@ -149,7 +150,8 @@ def train(
             used = [*default_hooks(training, mixture), *tasks] if hooks is None else hooks
             for line in [*banner(training, mixture), *_origin(initial)]:
                 printer.line(line)
-            finished = train_loop(training, used)
+            with tracking.beside(out, config.observe, training.step, printer):
+                finished = train_loop(training, used)
             _report(out, printer)
             if finished:
                 printer.line(summary(training))

@@ -200,9 +200,29 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class TrackConfig:
+    """The run in the trackers; their accounts and keys are those of their own settings."""
+
+    project: str = ""
+    """Of wandb and trackio; overnight unless given."""
+    entity: str = ""
+    """User or team of wandb."""
+    group: str = ""
+    """Of wandb and trackio: runs that belong together."""
+    name: str = ""
+    """Of the run; its folder's unless given."""
+
+
+TRACKERS = ("wandb", "tensorboard", "trackio")
+
+
+@dataclass(frozen=True)
 class Observe:
     """What is written, and when. Nothing here changes what is learned."""
 
+    trackers: str = ""
+    """Send what is measured to these as well: wandb, tensorboard, trackio, or several with commas."""
+    track: TrackConfig = field(default_factory=TrackConfig)
     log: LogConfig = field(default_factory=LogConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
@@ -325,10 +345,22 @@ def validate(config: Config) -> None:
     if optim.embedding_lr is not None and not optim.lr:
         raise UserError("optim.embedding_lr needs an optim.lr above 0; optim.frozen keeps parameters as they are")
     _validate_order(data, train)
+    tracker_names(config.observe)
     if optim.warmup_steps and optim.warmup_tokens:
         raise UserError("optim.warmup_steps and optim.warmup_tokens are both given: keep one, set the other to 0")
     if not (optim.beta1 < 1 and optim.beta2 < 1):
         raise UserError("optim.beta1 and optim.beta2 must be below 1")
+
+
+def tracker_names(observe: Observe) -> list[str]:
+    """The trackers that were asked for; a UserError names one that is not known."""
+    names = list(dict.fromkeys(name.strip() for name in observe.trackers.split(",") if name.strip()))
+    for name in names:
+        if name not in TRACKERS:
+            raise UserError(
+                f"trackers: there is no '{name}'{suggestion(name, TRACKERS)}; there are {', '.join(TRACKERS)}"
+            )
+    return names
 
 
 def parse_order(order: str) -> tuple[int, int] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -17,28 +18,31 @@ class Console:
         self.live = self.stream.isatty()
         self.log: IO[str] | None = None
         self.shown = ""
+        self.lock = threading.Lock()  # trackers have something to say as well
         if log is not None:
             with contextlib.suppress(OSError):
                 self.log = log.open("a", encoding="utf-8", errors="replace")
 
     def line(self, text: str = "") -> None:
         """Prints a line above the live one and writes it to the log."""
-        self._erase()
-        self._write(text + "\n")
-        self._log(text)
-        if self.live and self.shown:
-            self._write(self.shown)
+        with self.lock:
+            self._erase()
+            self._write(text + "\n")
+            self._log(text)
+            if self.live and self.shown:
+                self._write(self.shown)
 
     def progress(self, text: str) -> None:
         """A line of progress: on a terminal it replaces the one before, elsewhere it is a line of its own."""
-        if not self.live:
-            self._write(text + "\n")
-        else:
-            self._erase()
-            width = _width()
-            self.shown = text if len(text) < width else text[: width - 1]
-            self._write(self.shown)
-        self._log(text)
+        with self.lock:
+            if not self.live:
+                self._write(text + "\n")
+            else:
+                self._erase()
+                width = _width()
+                self.shown = text if len(text) < width else text[: width - 1]
+                self._write(self.shown)
+            self._log(text)
 
     def __enter__(self) -> Console:
         return self
