@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -46,3 +47,11 @@ def headline(result: Result) -> str:
             error = result.metrics.get(f"{name}_stderr")
             shown.append(f"{name} {value:.4f}" + (f" ± {error:.4f}" if error is not None else ""))
     return f"{result.name} {', '.join(shown)}"
+
+
+def mean_and_error(name: str, values: Sequence[float]) -> dict[str, float]:
+    """A mean and its standard error, from the sample's deviation; nan for a single value."""
+    count, mean = len(values), math.fsum(values) / len(values)
+    squares = math.fsum((value - mean) ** 2 for value in values)
+    error = math.sqrt(squares / (count - 1) / count) if count > 1 else math.nan
+    return {name: mean, f"{name}_stderr": error}

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from overnight.errors import UserError, suggestion
 from overnight.evals.base import Eval
+from overnight.evals.hellaswag import NAME, open_hellaswag
 from overnight.plugins import imported, require_trust
 
 Maker = Callable[[Path | None, int, Callable[[str], None]], Eval]
 """Makes an evaluation from its file (None: wherever it is found), the number of examples to take, spread evenly (0:
 all), and a function that tells what is being fetched. Raises UserError where there is no file, or a broken one."""
 
-EVALS: dict[str, Maker] = {}
+EVALS: dict[str, Maker] = {NAME: open_hellaswag}
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from overnight.data.formats.text import TextFormat
-from overnight.data.sources import Bad, Document, Part, Span
+from overnight.data.sources import Bad, Document, Part, Span, web
 from overnight.errors import UserError
 from overnight.files import write_atomic
 
@@ -21,7 +18,6 @@ URL_VARIABLE = "OVERNIGHT_SHAKESPEARE_URL"  # of a mirror
 SIZE = 1_115_394
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 FILE = "tinyshakespeare.txt"
-TIMEOUT = 30  # seconds without a byte
 
 
 class ShakespeareSource:
@@ -69,15 +65,9 @@ def _download(url: str) -> bytes:
     """The checked content; UserError where it cannot be had, or is something else."""
     by_hand = "or get the file elsewhere and `overnight prepare files FILE`"
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as response:  # an HTTP status of an error raises
-            content: bytes = response.read(SIZE + 1)
-    except urllib.error.HTTPError as error:
-        raise UserError(f"{url} answers {error.code} {error.reason}; try again later, {by_hand}") from None
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", error)
-        raise UserError(
-            f"tinyshakespeare cannot be downloaded from {url} ({reason}); connect to a network, {by_hand}"
-        ) from None
+        content = web.get(url, SIZE + 1)
+    except UserError as error:
+        raise UserError(f"{error}; try again later, or on another network, {by_hand}") from None
     if not _is_right(content):
         raise UserError(
             f"{url} gave something else than tinyshakespeare ({len(content):,} bytes, expected {SIZE:,}); "
