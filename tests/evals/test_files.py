@@ -70,7 +70,7 @@ def test_what_has_another_hash_is_not_kept_and_the_next_is_asked(fake, tmp_path)
 @pytest.mark.parametrize("content", [b"<html>", b"[1]\n", b'{"a": 1}\n{"a"', b"\xff\n"])
 def test_what_are_no_rows_is_not_kept(fake, tmp_path, content):
     fake.commit("three/raw", {"rows.jsonl": content})
-    with pytest.raises(UserError, match=r"the fetched rows\.jsonl, line \d: not.*write task=FILE") as refusal:
+    with pytest.raises(UserError, match=r"the fetched rows\.jsonl, line \d: not.*name it: task=FILE") as refusal:
         locate("task", None, print, [address(fake)])
     assert "\n" not in str(refusal.value)
     assert kept(tmp_path) == []
@@ -81,7 +81,7 @@ def test_a_check_decides_what_is_kept(fake, tmp_path):
     def check(path: Path) -> None:
         raise UserError(f"{path.name} is too small")
 
-    with pytest.raises(UserError, match=r"too small.*too small.*write task=FILE"):
+    with pytest.raises(UserError, match=r"too small.*too small.*name it: task=FILE"):
         locate("task", None, print, [FIRST, SECOND], check)
     assert kept(tmp_path) == []
 
@@ -125,7 +125,7 @@ def test_without_a_network_it_is_one_line_that_tells_the_way_out(tmp_path, monke
     told = str(refusal.value)
     assert told.startswith("task: its examples are not here and cannot be fetched (") and "\n" not in told
     assert "one/first" in told and "two/second" not in told and nowhere.url in told
-    assert told.endswith("get the file elsewhere and write task=FILE")
+    assert told.endswith("get the file elsewhere and name it: task=FILE, or --file FILE")
     with pytest.raises(UserError, match="cannot be fetched; get the file elsewhere"):
         locate("other", None, print)
 

@@ -116,7 +116,8 @@ def locate(
                 no_hub = no_hub or isinstance(error, NoHub)
     tried = f" ({'; '.join(problems)})" if problems else ""
     raise UserError(
-        f"{name}: its examples are not here and cannot be fetched{tried}; get the file elsewhere and write {name}=FILE"
+        f"{name}: its examples are not here and cannot be fetched{tried}; get the file elsewhere and name it: "
+        f"{name}=FILE, or --file FILE"
     )
 
 
