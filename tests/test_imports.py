@@ -136,7 +136,7 @@ def test_only_commands_import_commands() -> None:
 
 def test_report_reads_run_folders_only() -> None:
     for name in within(set(TREES), "report"):
-        assert not ours(name) - within(ours(name), "report") - {"", "errors", "files"}, name
+        assert not ours(name) - within(ours(name), "report") - {"", "errors", "files", "evals.baselines"}, name
         assert not {full for full in imports(name) if full.partition(".")[0] in ("torch", "safetensors")}, name
 
 
@@ -189,6 +189,7 @@ def test_importing_any_module_prints_nothing() -> None:
         ("overnight.checkpoint", ["transformers", "matplotlib", "pyarrow"]),
         ("overnight.training", ["transformers", "matplotlib", "pyarrow", "tiktoken", "tokenizers", "rich", "tyro"]),
         ("overnight.report", ["torch", "matplotlib"]),
+        ("overnight.evals.baselines", ["torch", "numpy"]),
     ],
 )
 def test_heavy_libraries_wait_until_they_are_needed(module: str, heavy: list[str]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overnight.report.run_data import Series
+from overnight.report.series import Series
 from overnight.report.svg import log_ticks, tick_label, ticks
 from overnight.report.thin import averages, smooth, thin
 

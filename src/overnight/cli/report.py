@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,12 +15,17 @@ from overnight.errors import UserError
 
 @dataclass(frozen=True)
 class Arguments:
-    """Losses, learning rate, throughput, samples, configuration and history of runs, as one HTML file."""
+    """Losses, evaluations, learning rate, throughput, samples, configuration and history of runs, as one HTML file."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
-    """Run folders, finished or under way; several are laid over each other."""
+    """Run folders, finished or under way; also logs of build-nanogpt, nanoGPT and llm.c. Several are laid over each
+    other."""
     out: Path | None = None
     """The file to write; by default report.html in the run's folder, or here for several runs."""
+    png: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Also write each chart as a PNG file into this folder."""
+    tokens_per_step: Annotated[str, tyro.conf.arg(metavar="N")] = "0"
+    """The tokens of a step of logs that do not tell: with it they can be drawn over tokens."""
 
 
 def main(arguments: list[str]) -> int:
@@ -27,14 +33,32 @@ def main(arguments: list[str]) -> int:
     options = parse(Arguments, arguments, "report")
     if not options.runs:
         raise UserError("report: which run? Give one or more run folders, as in `overnight report RUN`")
-    from overnight.report import write_report
+    from overnight.data.sizes import parse_count
+    from overnight.report.document import write_page
+    from overnight.report.logs import read
+    from overnight.report.page import page
 
-    runs = tuple(dict.fromkeys(options.runs))
-    if len(runs) > 1:  # as from a glob
-        others = [run for run in runs if run.is_dir() and not (run / "config.json").exists()]
-        for other in others:
-            print(f"{other} is not a run: left out")
-        runs = tuple(run for run in runs if run not in others) or runs
-    out = options.out or (runs[0] if len(runs) == 1 else Path()) / "report.html"
-    print(write_report(runs, out / "report.html" if out.is_dir() else out))
+    paths = _runs_among(tuple(dict.fromkeys(options.runs)))
+    tokens = parse_count(options.tokens_per_step)
+    runs = [read(path, tokens) for path in paths]
+    for run in runs:
+        if run.program != "overnight":
+            print(f"{run.folder}: a log of {run.program}", *run.problems, sep="\n  ")
+    alone = len(paths) == 1 and paths[0].is_dir()
+    out = options.out or (paths[0] if alone else Path()) / "report.html"
+    print(write_page(page(runs), out / "report.html" if out.is_dir() else out))
+    if options.png:
+        from overnight.report.png import write_pngs
+
+        print(*write_pngs(runs, options.png), sep="\n")
     return 0
+
+
+def _runs_among(paths: Sequence[Path]) -> Sequence[Path]:
+    """Of several folders, as from a glob, those that are runs; what is left out is said."""
+    if len(paths) == 1:
+        return paths
+    others = [path for path in paths if path.is_dir() and not (path / "config.json").exists()]
+    for other in others:
+        print(f"{other} is not a run: left out")
+    return [path for path in paths if path not in others] or paths

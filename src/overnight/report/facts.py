@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from overnight.report.run_data import RunData
+from overnight.report.series import Series
 
+EMPTY = Series(np.empty(0), np.empty(0))
 END_MOVED = ("train.steps", "recipe.train.steps", "steps")  # names of the decision that moves a run's end
 
 
@@ -20,6 +22,10 @@ class Validation:
     step: int
     loss: float
     bits_per_byte: float | None
+    error: float | None = None
+    """The standard error of the loss."""
+    train_split: float | None = None
+    """The loss of the same weights on a fixed piece of the train split."""
 
     @property
     def perplexity(self) -> float:
@@ -104,11 +110,11 @@ def _validations(run: RunData) -> list[Validation]:
     losses = run.series.get("eval.val_loss")
     if losses is None:
         return []
-    bits = run.series.get("eval.val_bits_per_byte")
-    per_byte = dict(zip(bits.step.tolist(), bits.value.tolist(), strict=True)) if bits else {}
+    names = ("val_bits_per_byte", "val_loss_stderr", "train_split_loss")
+    beside = [run.series.get(f"eval.{name}", EMPTY).at(losses.step) for name in names]
     return [
-        Validation(int(step), loss, _float(per_byte.get(step)))
-        for step, loss in zip(losses.step.tolist(), losses.value.tolist(), strict=True)
+        Validation(int(step), loss, *(_float(value) for value in others))
+        for step, loss, *others in np.stack([losses.step, losses.value, *beside], axis=1).tolist()
         if math.isfinite(loss)
     ]
 

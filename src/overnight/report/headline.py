@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from overnight.report.charts import COLORS
 from overnight.report.facts import Facts, Validation, dig, facts, not_numbers, tokenizer
+from overnight.report.published import verdict
 from overnight.report.run_data import RunData
+from overnight.report.tasks import Kind, heading, kinds, main_metric, results, with_error
 from overnight.report.wording import DASH, Html, duration, escape, join, moment, several, short, table, tiles
+
+MOST_TASKS = 6  # in the headline; all are in the table of evaluations
 
 
 def headline(runs: Sequence[RunData]) -> Html:
@@ -15,7 +20,8 @@ def headline(runs: Sequence[RunData]) -> Html:
     if len(runs) == 1:
         run, known = runs[0], facts(runs[0])
         about = join([part for part in (_preset(run), _model(run), known.device) if part], " · ")
-        content = f'<h1>{escape(run.name)}</h1>\n<p class="about">{about}</p>\n{_progress(known)}{_tiles(run, known)}'
+        below = f"{_progress(known)}{_inside(run)}{_tiles(run, known)}"
+        content = f'<h1>{escape(run.name)}</h1>\n<p class="about">{about}</p>\n{below}'
     else:
         content = f"<h1>{several(len(runs), 'run')}</h1>\n{_comparison(runs)}"
     warnings = "".join(f'<p class="warning">{text}</p>\n' for text in _warnings(runs))
@@ -39,10 +45,15 @@ def _tokenizers_differ(runs: Sequence[RunData]) -> bool:
 def _warnings(runs: Sequence[RunData]) -> list[Html]:
     found = []
     for run in runs:
-        for text in [not_numbers(run), *run.problems]:
+        for text in [not_numbers(run), _outside(run), *run.problems]:
             if text:
                 found.append(escape(text if len(runs) == 1 else f"{run.name}: {text}"))
     return found
+
+
+def _outside(run: RunData) -> str:
+    """A sentence where the run is not where its recipe is known to be."""
+    return run.reference.text if run.reference and run.reference.verdict in ("above", "below") else ""
 
 
 def _preset(run: RunData) -> str:
@@ -75,16 +86,28 @@ def _progress(known: Facts) -> Html:
     )
 
 
+def _inside(run: RunData) -> Html:
+    reference = run.reference
+    if reference is None or not reference.text or _outside(run):
+        return Html("")
+    return Html(f'<p class="{"good" if reference.verdict == "inside" else "about"}">{escape(reference.text)}</p>\n')
+
+
 def _tiles(run: RunData, known: Facts) -> Html:
     final, best = known.final, known.best
     shown = []
     if final and best:
         is_best = "its best so far" if not known.finished else "its best"
-        words = [f"perplexity {short(final.perplexity)}", _bits(final), is_best if final == best else ""]
+        words = [_error(final), f"perplexity {short(final.perplexity)}", _bits(final), is_best if final == best else ""]
         shown.append(("Validation loss", _loss(final.loss), " · ".join(filter(None, words))))
         if final != best:
             words = [f"at step {best.step:,}", _bits(best)]
             shown.append(("Best validation loss", _loss(best.loss), " · ".join(filter(None, words))))
+    shown += _task_tiles(run)
+    if final and final.train_split is not None:
+        gap = final.loss - final.train_split
+        beside = f"validation is {abs(gap):.4f} {'higher' if gap >= 0 else 'lower'} at step {final.step:,}"
+        shown.append(("Train-split loss", _loss(final.train_split), beside))
     if known.train_loss is not None:
         shown.append(("Training loss", _loss(known.train_loss), "mean of the last 2% of its lines"))
     if known.tokens is not None:
@@ -98,6 +121,24 @@ def _tiles(run: RunData, known: Facts) -> Html:
     if not shown:
         return Html('<p class="empty">Nothing measured yet.</p>')
     return tiles(shown)
+
+
+def _task_tiles(run: RunData) -> list[tuple[str, str, str]]:
+    """The last result of each task, and how it stands beside a published one."""
+    shown = []
+    every = kinds([run])
+    for kind in every[:MOST_TASKS]:
+        result = results(run, kind)[-1]
+        name = main_metric(result)
+        if name and math.isfinite(result.metrics[name]):
+            value, _, error = with_error(result, name).partition(" ")
+            words = [error, f"{name} at step {result.step:,.0f}", verdict(result)]
+            shown.append((kind.title, value, " · ".join(filter(None, words))))
+    return shown
+
+
+def _error(result: Validation) -> str:
+    return f"± {result.error:.4f}" if result.error is not None else ""
 
 
 def _bits(result: Validation) -> str:
@@ -114,6 +155,8 @@ def _comparison(runs: Sequence[RunData]) -> Html:
                "Tokens/s", "Preset", "Device"]  # fmt: skip
     lowest = None if _tokenizers_differ(runs) else _least([one.final.loss if one.final else None for one in known])
     fewest = _least([one.final.bits_per_byte if one.final else None for one in known])
+    scored = kinds(runs)[:MOST_TASKS]
+    columns[3:3] = [heading(runs, kind) for kind in scored]
     rows = []
     for i, (run, one) in enumerate(zip(runs, known, strict=True)):
         swatch = Html(f'<span class="swatch c{i % COLORS}"></span>{escape(run.name)}')
@@ -123,6 +166,7 @@ def _comparison(runs: Sequence[RunData]) -> Html:
             swatch,
             _strong(_loss(final.loss), final.loss == lowest) if final else DASH,
             _strong(f"{bits:.3f}", bits == fewest) if bits is not None else DASH,
+            *(_result(run, kind) for kind in scored),
             _loss(best.loss) if best else DASH,
             f"{best.step:,}" if best else DASH,
             f"{one.step:,}" if one.finished or not one.steps else f"{one.step:,} of {one.steps:,}",
@@ -133,7 +177,14 @@ def _comparison(runs: Sequence[RunData]) -> Html:
             run.config.get("preset"),
             one.device,
         ])  # fmt: skip
-    return table(columns, rows, "comparison")
+    used = [i for i in range(len(columns)) if any(row[i] not in (None, "", DASH) for row in rows)]
+    return table([columns[i] for i in used], [[row[i] for i in used] for row in rows], "comparison")
+
+
+def _result(run: RunData, kind: Kind) -> str:
+    found = results(run, kind)
+    name = main_metric(found[-1]) if found else ""
+    return with_error(found[-1], name) if name else DASH
 
 
 def _least(values: Sequence[float | None]) -> float | None:

@@ -4,61 +4,59 @@ from __future__ import annotations
 
 import json
 import math
-from array import array
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from overnight.errors import UserError
-
-Numbers = npt.NDArray[np.float64]
-Json = dict[str, Any]
-LARGEST = 1e15  # no count and no clock gets here, and sums of such numbers are still exact
-NOT_MEASURED = {"kind", "step", "tokens", "epoch", "time"}  # where a line stands, not what it measures
-
-
-@dataclass(frozen=True)
-class Series:
-    """One number over a run: `value[i]` at `step[i]`, steps rising; not-a-number where the run wrote no number."""
-
-    step: Numbers
-    value: Numbers
+from overnight.report.lines import json_lines, step_of
+from overnight.report.metrics_file import TaskResult, read_metrics
+from overnight.report.series import Clock, Json, Numbers, Series
+from overnight.report.time_spent import SAMPLING, Spent
 
 
 @dataclass(frozen=True)
-class Clock:
-    """How many tokens and seconds of training had passed at a step. Seconds run on over all attempts."""
+class Reference:
+    """Where the validation loss of other runs with the same recipe lies."""
 
+    name: str
     step: Numbers
-    tokens: Numbers
-    seconds: Numbers
+    low: Numbers
+    high: Numbers
+    verdict: str
+    """inside, above or below; empty where nothing was compared."""
+    text: str
+    """For the top of the report."""
 
 
 @dataclass
 class RunData:
-    """A run folder's content, tolerant of whatever is not there yet."""
+    """A run folder's content, tolerant of whatever is not there yet; or what the log of another program holds."""
 
     name: str
     folder: Path
-    config: Json
     series: dict[str, Series]
     """By kind and name: `train.loss`, `eval.val_loss`, and whatever else the lines hold."""
     clock: Clock
-    last: Json
+    tasks: list[TaskResult] = field(default_factory=list)
+    """Results of evaluations other than the loss, in order of steps."""
+    config: Json = field(default_factory=dict)
+    last: Json = field(default_factory=dict)
     """The last training line, as it was written; empty where there is none."""
-    samples: list[Json]
-    attempts: list[Json]
-    decisions: list[Json]
-    manifest: Json
+    samples: list[Json] = field(default_factory=list)
+    attempts: list[Json] = field(default_factory=list)
+    decisions: list[Json] = field(default_factory=list)
+    manifest: Json = field(default_factory=dict)
     """The dataset's manifest, where its folder is still there."""
-    baselines: list[Json]
+    baselines: list[Json] = field(default_factory=list)
     """What was measured on the validation split of that dataset with other models, and kept beside it."""
-    notes: list[Json]
+    notes: list[Json] = field(default_factory=list)
+    spent: Spent | None = None
+    """Where the time went, as far as the lines tell."""
+    program: str = "overnight"
+    """What wrote it."""
+    reference: Reference | None = None
+    """Where runs of the same recipe are known to lie, and how this one stands."""
     problems: list[str] = field(default_factory=list)
     """What in the folder could not be read, in words."""
 
@@ -68,45 +66,27 @@ def read_run(folder: Path) -> RunData:
     config = _config(folder)
     problems: list[str] = []
     attempts = list(json_lines(folder / "attempts.jsonl", problems))
-    series, clock, last = _metrics(folder / "metrics.jsonl", attempts, problems)
+    metrics = read_metrics(folder / "metrics.jsonl", attempts, problems)
+    samples = [line for line in json_lines(folder / "samples.jsonl", problems) if step_of(line) is not None]
+    for line in samples:
+        metrics.watch.took(SAMPLING, line.get("time"))
     return RunData(
         name=folder.resolve().name,
         folder=folder,
+        series=metrics.series,
+        clock=metrics.clock,
+        tasks=metrics.tasks,
         config=config,
-        series=series,
-        clock=clock,
-        last=last,
-        samples=[line for line in json_lines(folder / "samples.jsonl", problems) if _step(line) is not None],
+        last=metrics.last,
+        samples=samples,
         attempts=attempts,
         decisions=list(json_lines(folder / "decisions.jsonl", problems)),
         manifest=_manifest(attempts),
         baselines=_baselines(attempts),
         notes=_notes(folder / "notes.json", problems),
+        spent=metrics.watch.spent(),
         problems=problems,
     )
-
-
-def json_lines(path: Path, problems: list[str]) -> Iterator[Json]:
-    """The objects of a JSON lines file. An unfinished last line is left out; other broken lines become a problem."""
-    broken: list[int] = []
-    try:
-        with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    value = json.loads(line)
-                except (ValueError, RecursionError):
-                    value = None
-                if isinstance(value, dict):
-                    yield value
-                elif line.endswith("\n") and line.strip():  # without its end, it is being written just now
-                    broken.append(number)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        problems.append(f"{path.name} could not be read: {error.strerror}.")
-    if broken:
-        several = f"{len(broken):,} lines are" if len(broken) > 1 else "1 line is"
-        problems.append(f"{path.name}: {several} not JSON objects and left out, the first is line {broken[0]:,}.")
 
 
 def _config(folder: Path) -> Json:
@@ -125,123 +105,6 @@ def _config(folder: Path) -> Json:
     if config.get("version") != 1:
         raise UserError(f"{path} has version {config.get('version')!r}, and only 1 is known here; update overnight")
     return config
-
-
-def _metrics(path: Path, attempts: list[Json], problems: list[str]) -> tuple[dict[str, Series], Clock, Json]:
-    """All numbers of metrics.jsonl by name, the clock, and the last training line.
-
-    A run may have written a million lines: they stream into flat arrays, one pair a name.
-    """
-    columns: dict[str, dict[str, tuple[array[float], array[float]]]] = {"train": {}, "eval": {}}
-    clock = _ClockReader(attempts)
-    last: Json = {}
-    for line in json_lines(path, problems):
-        kind, step = line.get("kind"), _step(line)
-        if kind not in ("train", "eval") or step is None:
-            continue
-        if kind == "train":
-            last = line
-        time = line.get("time")
-        time = time if isinstance(time, dict) else {}
-        # an evaluation's seconds are its own length: it happened when the training line before it ended
-        seconds = _number(time.get("seconds")) if kind == "train" else None
-        clock.add(step, _number(line.get("tokens")), seconds)
-        measured = columns[kind]
-        for name, value in _measured(line, time):
-            if name not in measured:
-                measured[name] = array("d"), array("d")
-            measured[name][0].append(step)
-            measured[name][1].append(value)
-    series = {
-        f"{kind}.{name}": Series(*_by_step(np.array(steps), _drawable(np.array(values))))
-        for kind, measured in columns.items()
-        for name, (steps, values) in measured.items()
-    }
-    return series, clock.done(), last
-
-
-def _measured(line: Json, time: Json) -> list[tuple[str, float]]:
-    """The numbers that a line holds, nested ones with dotted names, a missing number as not-a-number."""
-    found = []
-    for name, value in line.items():
-        if name in NOT_MEASURED or name.startswith("epoch_"):
-            continue
-        if type(value) is float:
-            found.append((name, value))
-        elif value is None:
-            found.append((name, math.nan))
-        elif isinstance(value, dict):
-            inner = ((f"{name}.{part}", _number(item)) for part, item in value.items())
-            found += [(part, known) for part, known in inner if known is not None]
-        elif (known := _number(value)) is not None:
-            found.append((name, known))
-    if (rate := _number(time.get("tokens_per_second"))) is not None:
-        found.append(("tokens_per_second", rate))
-    return found
-
-
-class _ClockReader:
-    """Adds up the clocks of a run's attempts: each line's seconds count from the start of its own attempt."""
-
-    def __init__(self, attempts: Sequence[Json]) -> None:
-        self.starts: list[float] = []
-        for attempt in attempts:
-            start = _step(attempt) or 0.0
-            while self.starts and self.starts[-1] >= start:  # of that attempt no step was kept
-                self.starts.pop()
-            self.starts.append(start)
-        self.attempt, self.before, self.longest = 0, 0.0, 0.0
-        self.step, self.tokens, self.seconds = array("d"), array("d"), array("d")
-
-    def add(self, step: float, tokens: float | None, seconds: float | None) -> None:
-        told = seconds if seconds is not None and 0 <= seconds < LARGEST else None
-        attempt = max(0, bisect_left(self.starts, step) - 1)
-        # where attempts.jsonl is missing, a clock that jumps back tells
-        restarted = attempt > self.attempt if self.starts else told is not None and told < self.longest
-        if restarted:
-            self.before += self.longest
-            self.attempt, self.longest = attempt, 0.0
-        now = self.longest if told is None else told
-        self.longest = max(self.longest, now)
-        self.step.append(step)
-        self.tokens.append(tokens if tokens is not None and 0 <= tokens < LARGEST else math.nan)
-        self.seconds.append(self.before + now)
-
-    def done(self) -> Clock:
-        step, tokens, seconds = _by_step(np.array(self.step), np.array(self.tokens), np.array(self.seconds))
-        return Clock(step, tokens, np.maximum.accumulate(seconds) if len(seconds) else seconds)
-
-
-def _drawable(values: Numbers) -> Numbers:
-    """Numbers so large that an axis over them would overflow count as infinite."""
-    return np.where(np.abs(values) < 1e100, values, np.where(np.isnan(values), np.nan, np.inf))
-
-
-def _by_step(step: Numbers, *columns: Numbers) -> tuple[Numbers, ...]:
-    """The columns in order of steps; of several lines for one step the last holds."""
-    if len(step) == 0:
-        return (step, *columns)
-    order = np.argsort(step, kind="stable")
-    ordered = step[order]
-    keep = np.append(ordered[1:] != ordered[:-1], True)
-    return (ordered[keep], *(column[order][keep] for column in columns))
-
-
-def _number(value: object) -> float | None:
-    """A JSON number as a float; None for anything else (true is not a number)."""
-    if type(value) is float:
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value)
-    except OverflowError:  # an integer of hundreds of digits
-        return math.inf
-
-
-def _step(line: Json) -> float | None:
-    step = _number(line.get("step"))
-    return step if step is not None and 0 <= step < LARGEST else None
 
 
 def _baselines(attempts: Sequence[Json]) -> list[Json]:

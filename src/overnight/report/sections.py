@@ -10,7 +10,8 @@ import numpy as np
 
 from overnight.report.charts import COLORS
 from overnight.report.facts import dig
-from overnight.report.run_data import Json, RunData
+from overnight.report.run_data import RunData
+from overnight.report.series import Json
 from overnight.report.wording import DASH, Html, escape, join, moment, number, short, table
 
 MOST_SAMPLES = 60  # steps of a run whose samples are shown, the first and the last among them
@@ -82,6 +83,9 @@ def _text(text: str, prompt: str) -> Html:
 
 def configuration(runs: Sequence[RunData]) -> Html:
     """The settings; of several runs first those in which they differ."""
+    runs = [run for run in runs if run.config]
+    if not runs:
+        return Html("")
     if len(runs) == 1:
         return join(_settings(runs[0].config, group) for group in GROUPS)
     settings = [dict(_flat({group: run.config.get(group) for group in GROUPS})) for run in runs]

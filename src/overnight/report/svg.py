@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from overnight.report.charts import Chart, Line
-from overnight.report.run_data import Numbers, Series
+from overnight.report.charts import Band, Chart, Line, Place
+from overnight.report.series import Numbers, Series
 from overnight.report.thin import smooth, thin
 from overnight.report.wording import Html, escape, short
 
@@ -19,16 +20,20 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 14, 10, 26
 POINTS = 600  # a curve of this many points is as smooth as the picture is wide
 SMOOTHING = 0.02  # share of a curve on either side of a point that its mean takes in
 CUT = 0.04  # share of the run that counts as its start
+AXES = {"step": "steps", "tokens": "tokens"}
+Scale = Callable[[float], float]
 
 
-def draw(chart: Chart) -> Html:
-    """The chart over steps."""
+def draw(chart: Chart, axis: str, place: Place) -> Html:
+    """The chart over steps, or another axis that `place` knows."""
     width, height = (1000, 340) if chart.large else (360, 210)
-    steps = [line.series.step for line in chart.lines]
-    left, right = min(float(step[0]) for step in steps), max(float(step[-1]) for step in steps)
-    left = 0.0 if left < right * 0.05 else left  # the first line logged is not the beginning
-    left, right = (left, right) if right > left else (0.0, left or 1.0)
-    low, high = _heights(chart, left, right)
+    on_axis = replace(
+        chart,
+        lines=[_line_on(line, place) for line in chart.lines],
+        bands=[replace(band, step=place(band.run, band.step)) for band in chart.bands],
+    )
+    left, right = _widths(on_axis)
+    low, high = heights(on_axis, left, right)
     x = _scale(left, right, LEFT, width - RIGHT)
     y = _scale(low, high, height - BOTTOM, TOP, log=chart.log_y)
     parts = [
@@ -40,32 +45,74 @@ def draw(chart: Chart) -> Html:
             f'<text class="tick" x="{LEFT - 7}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick_label(tick)}</text>'
             for tick in (log_ticks(low, high, 8) if chart.log_y else ticks(low, high, (height - 36) // 42))
         ),
-        *(
-            f'<text class="tick" x="{x(tick):.1f}" y="{height - 8}" text-anchor="middle">{short(tick)}</text>'
-            for tick in ticks(left, right, width // 90)
-        ),
+        *_level_ticks(left, right, x, width, height, AXES[axis]),
         f'<g clip-path="url(#clip-{chart.id})">',
-        *(_level(name, y(value), width) for name, value in chart.levels),
-        *(_curve(line, x, y, alone=len(chart.lines) == 1) for line in chart.lines),
+        *(_band(band, x, y) for band in on_axis.bands),
+        *_levels(chart.levels, y, width),
+        *(_curve(line, x, y) for line in on_axis.lines),
         "</g></svg>",
     ]
     return Html("\n".join(parts))
 
 
-def _level(name: str, at: float, width: int) -> str:
-    return (
-        f'<path class="level" d="M{LEFT} {at:.1f}H{width - RIGHT}"/>'
-        f'<text class="level" x="{width - RIGHT}" y="{at - 4:.1f}" text-anchor="end">{escape(name)}</text>'
-    )
+def _line_on(line: Line, place: Place) -> Line:
+    """A line with positions on the axis in the place of its steps."""
+    at = place(line.run, np.append(line.series.step, line.best[0] if line.best else 0.0))
+    best = (float(at[-1]), line.best[1]) if line.best else None
+    return replace(line, series=Series(at[:-1], line.series.value), best=best)
 
 
-def _curve(line: Line, x: Callable[[float], float], y: Callable[[float], float], alone: bool) -> str:
+def _widths(chart: Chart) -> tuple[float, float]:
+    """The range of the level axis."""
+    at = np.concatenate([line.series.step for line in chart.lines])
+    at = at[np.isfinite(at)]
+    left, right = (float(at.min()), float(at.max())) if len(at) else (0.0, 1.0)
+    left = 0.0 if left < right * 0.05 else left  # the first line logged is not the beginning
+    return (left, right) if right > left else (0.0, left or 1.0)
+
+
+def _level_ticks(left: float, right: float, x: Scale, width: int, height: int, name: str) -> list[str]:
+    """Numbers along the bottom; what they count stands in the place of those too far to the right."""
+    room = width - RIGHT - 8 * len(name)
+    inside = [tick for tick in ticks(left, right, width // 90) if x(tick) < room - 18]
+    marks = [
+        f'<text class="tick" x="{x(tick):.1f}" y="{height - 8}" text-anchor="middle">{short(tick)}</text>'
+        for tick in inside
+    ]
+    return [*marks, f'<text class="tick" x="{width - RIGHT}" y="{height - 8}" text-anchor="end">{name}</text>']
+
+
+def _levels(levels: Sequence[tuple[str, float]], y: Scale, width: int) -> list[str]:
+    """Level lines, the name of each above it, or higher where another's is."""
+    parts, taken = [], math.inf
+    for name, value in sorted(levels, key=lambda level: level[1]):
+        taken = min(y(value) - 4, taken - 13)
+        parts.append(
+            f'<path class="level" d="M{LEFT} {y(value):.1f}H{width - RIGHT}"/>'
+            f'<text class="level" x="{width - RIGHT}" y="{taken:.1f}" text-anchor="end">{escape(name)}</text>'
+        )
+    return parts
+
+
+def _band(band: Band, x: Scale, y: Scale) -> str:
+    good = np.isfinite(band.step) & np.isfinite(band.low) & np.isfinite(band.high)
+    if not good.any():
+        return ""
+    at, low, high = (column[good].tolist() for column in (band.step, band.low, band.high))
+    edge = [*zip(at, high, strict=True), *reversed(list(zip(at, low, strict=True)))]
+    points = " ".join(f"{x(s):.1f},{y(v):.1f}" for s, v in edge)
+    return f'<polygon class="band" points="{points}"><title>{escape(band.label)}</title></polygon>'
+
+
+def _curve(line: Line, x: Scale, y: Scale) -> str:
     raw, color = thin(line.series, POINTS), f"c{line.color}"
     parts = []
     if line.noisy:
         parts.append(f'<path class="line raw {color}" d="{_path(raw, x, y)}"/>')
     shown = thin(smooth(line.series, SMOOTHING), POINTS) if line.noisy else raw
     parts.append(f'<path class="line {color}" d="{_path(shown, x, y)}"/>')
+    if line.error is not None:
+        parts.append(_whiskers(raw, Series(line.series.step, line.error).at(raw.step), x, y, color))
     if line.dots:
         good = [(s, v) for s, v in zip(raw.step.tolist(), raw.value.tolist(), strict=True) if math.isfinite(v)]
         parts += [f'<circle class="dot {color}" cx="{x(s):.1f}" cy="{y(v):.1f}" r="2.5"/>' for s, v in good]
@@ -75,7 +122,16 @@ def _curve(line: Line, x: Callable[[float], float], y: Callable[[float], float],
     return "".join(parts)
 
 
-def _path(series: Series, x: Callable[[float], float], y: Callable[[float], float]) -> str:
+def _whiskers(series: Series, error: Numbers, x: Scale, y: Scale, color: str) -> str:
+    """One standard error to either side of each value."""
+    columns = zip(series.step.tolist(), series.value.tolist(), error.tolist(), strict=True)
+    bars = [
+        f"M{x(s):.1f} {y(v - e):.1f}V{y(v + e):.1f}" for s, v, e in columns if math.isfinite(v) and math.isfinite(e)
+    ]
+    return f'<path class="whisker {color}" d="{"".join(bars)}"/>' if bars else ""
+
+
+def _path(series: Series, x: Scale, y: Scale) -> str:
     """A line through the points; where one is not a finite number, the line breaks."""
     parts, pen = [], "M"
     for step, value in zip(series.step.tolist(), series.value.tolist(), strict=True):
@@ -88,20 +144,21 @@ def _path(series: Series, x: Callable[[float], float], y: Callable[[float], floa
     return "".join(parts)
 
 
-def _scale(low: float, high: float, start: float, end: float, log: bool = False) -> Callable[[float], float]:
+def _scale(low: float, high: float, start: float, end: float, log: bool = False) -> Scale:
     if log:
         base, span = math.log(low), math.log(high) - math.log(low)
         return lambda value: start + (math.log(max(value, low / 1e3)) - base) / span * (end - start)
     return lambda value: start + (value - low) / (high - low) * (end - start)
 
 
-def _heights(chart: Chart, left: float, right: float) -> tuple[float, float]:
+def heights(chart: Chart, left: float, right: float) -> tuple[float, float]:
     """The range of the upright axis."""
-    values = _finite([line.series for line in chart.lines], left, chart.log_y)
-    later = _finite([line.series for line in chart.lines], left + CUT * (right - left), chart.log_y)
+    seen = _in_sight(chart)
+    values = _finite(seen, left, right, chart.log_y)
+    later = _finite(seen, left + CUT * (right - left), right, chart.log_y)
     if chart.cut_start and len(later) >= 10 and np.ptp(later) > 0 and np.ptp(values) > 1.4 * np.ptp(later):
         values = np.append(later, values.min())
-    values = np.append(values, [level for _, level in chart.levels])
+    values = np.concatenate([values, [level for _, level in chart.levels]])
     low, high = (float(values.min()), float(values.max())) if len(values) else (1.0, 10.0)
     if chart.log_y:
         factor = (high / low) ** 0.05 if high > low else 2.0
@@ -112,8 +169,17 @@ def _heights(chart: Chart, left: float, right: float) -> tuple[float, float]:
     return low - gap, high + gap
 
 
-def _finite(series: Sequence[Series], left: float, positive: bool) -> Numbers:
-    parts = [one.value[one.step >= left] for one in series]
+def _in_sight(chart: Chart) -> list[Series]:
+    """All that the height must have room for: curves, their whiskers, bands."""
+    seen = [line.series for line in chart.lines]
+    for line in chart.lines:
+        if line.error is not None:
+            seen += [Series(line.series.step, line.series.value + side * line.error) for side in (-1, 1)]
+    return seen + [Series(band.step, edge) for band in chart.bands for edge in (band.low, band.high)]
+
+
+def _finite(series: Sequence[Series], left: float, right: float, positive: bool) -> Numbers:
+    parts = [one.value[(one.step >= left) & (one.step <= right)] for one in series]
     values = np.concatenate(parts) if parts else np.empty(0)
     values = values[np.isfinite(values)]
     return values[values > 0] if positive else values
@@ -158,4 +224,4 @@ def _summary(chart: Chart) -> str:
     for line in chart.lines:
         good = line.series.value[np.isfinite(line.series.value)]
         told.append(f"{line.label} from {good[0]:.4g} to {good[-1]:.4g}, least {good.min():.4g}, most {good.max():.4g}")
-    return escape(f"{chart.title} over steps: {'; '.join(told)}")
+    return escape(f"{chart.title}: {'; '.join(told)}")

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from overnight.report.run_data import Numbers, Series
+from overnight.report.series import Numbers, Series
 
 
 def thin(series: Series, limit: int) -> Series:

@@ -100,7 +100,7 @@ def tiles(shown: Iterable[tuple[str, str, str]]) -> Html:
         Html(f'<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd><dd class="beside">{escape(beside)}</dd></div>\n')
         for name, value, beside in shown
     )
-    return Html(f'<dl class="tiles">{cells}</dl>\n')
+    return Html(f'<dl class="tiles{" many" if cells.count("<dt>") > 6 else ""}">{cells}</dl>\n')
 
 
 def _numeric(cells: Sequence[object]) -> bool:

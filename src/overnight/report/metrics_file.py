@@ -1,0 +1,159 @@
+"""What metrics.jsonl holds: curves, results of tasks, the clock, and how long things took."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from overnight.report.lines import as_count, as_number, json_lines, step_of
+from overnight.report.series import Clock, Json, Series, by_step, drawable
+from overnight.report.time_spent import Stopwatch
+
+NOT_MEASURED = {"kind", "step", "tokens", "epoch", "time"}  # where a line stands, not what it measures
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What an evaluation found at a step."""
+
+    step: float
+    task: str
+    protocol: str
+    """How it was scored, in one line; empty where that is not told."""
+    metrics: dict[str, float]
+    """By name, in the order in which they were written; the error of `acc` is `acc_stderr`."""
+    examples: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The content of metrics.jsonl."""
+
+    series: dict[str, Series]
+    clock: Clock
+    last: Json
+    tasks: list[TaskResult]
+    watch: Stopwatch
+
+
+def read_metrics(path: Path, attempts: list[Json], problems: list[str]) -> Metrics:
+    """All that metrics.jsonl holds; what cannot be read becomes a problem.
+
+    A run may have written a million lines: they stream into flat arrays, one pair a name.
+    """
+    columns: dict[str, dict[str, tuple[array[float], array[float]]]] = {"train": {}, "eval": {}}
+    clock, watch = _ClockReader(attempts), Stopwatch(attempts)
+    tasks: dict[tuple[str, str, float], TaskResult] = {}
+    last: Json = {}
+    for line in json_lines(path, problems):
+        kind, step = line.get("kind"), step_of(line)
+        if kind not in ("train", "eval", "task") or step is None:
+            continue
+        time = line.get("time")
+        time = time if isinstance(time, dict) else {}
+        clock.add(line, step, time)
+        watch.add(line, step, time)
+        if kind == "task":
+            if (result := task_result(line, step)) is not None:
+                tasks[result.task, result.protocol, step] = result
+            continue
+        if kind == "train":
+            last = line
+        measured = columns[kind]
+        for name, value in _measured(line, time):
+            if name not in measured:
+                measured[name] = array("d"), array("d")
+            measured[name][0].append(step)
+            measured[name][1].append(value)
+    series = {
+        f"{kind}.{name}": Series(*by_step(np.array(steps), drawable(np.array(values))))
+        for kind, measured in columns.items()
+        for name, (steps, values) in measured.items()
+    }
+    return Metrics(series, clock.done(), last, sorted(tasks.values(), key=lambda one: one.step), watch)
+
+
+def task_result(line: Json, step: float) -> TaskResult | None:
+    """The result that a line of kind `task` holds, None where it names no task or no number."""
+    task, protocol, metrics, notes = (line.get(key) for key in ("task", "protocol", "metrics", "notes"))
+    if not isinstance(task, str) or not isinstance(metrics, dict):
+        return None
+    numbers = {
+        name: math.nan if value is None else known
+        for name, value in metrics.items()
+        if (known := as_number(value)) is not None or value is None
+    }
+    examples = as_count(line.get("examples"))
+    return TaskResult(
+        step,
+        task,
+        protocol if isinstance(protocol, str) else "",
+        {name: value if abs(value) < 1e100 else math.nan for name, value in numbers.items() if value is not None},
+        int(examples) if examples is not None else None,
+        tuple(note for note in notes if isinstance(note, str)) if isinstance(notes, list) else (),
+    )
+
+
+def _measured(line: Json, time: Json) -> list[tuple[str, float]]:
+    """The numbers that a line holds, nested ones with dotted names, a missing number as not-a-number."""
+    found = []
+    for name, value in line.items():
+        if name in NOT_MEASURED or name.startswith("epoch_"):
+            continue
+        if type(value) is float:
+            found.append((name, value))
+        elif value is None:
+            found.append((name, math.nan))
+        elif isinstance(value, dict):
+            inner = ((f"{name}.{part}", as_number(item)) for part, item in value.items())
+            found += [(part, known) for part, known in inner if known is not None]
+        elif (known := as_number(value)) is not None:
+            found.append((name, known))
+    if (rate := as_number(time.get("tokens_per_second"))) is not None:
+        found.append(("tokens_per_second", rate))
+    return found
+
+
+class _ClockReader:
+    """Adds up the clocks of a run's attempts: each line's seconds count from the start of its own attempt."""
+
+    def __init__(self, attempts: Sequence[Json]) -> None:
+        self.starts: list[float] = []
+        for attempt in attempts:
+            start = step_of(attempt) or 0.0
+            while self.starts and self.starts[-1] >= start:  # of that attempt no step was kept
+                self.starts.pop()
+            self.starts.append(start)
+        self.attempt, self.before, self.longest = 0, 0.0, 0.0
+        self.step, self.tokens, self.seconds, self.epochs = array("d"), array("d"), array("d"), array("d")
+
+    def add(self, line: Json, step: float, time: Json) -> None:
+        # an evaluation's seconds are its own length: it happened when the training line before it ended
+        told = as_count(time.get("seconds")) if line["kind"] == "train" else None
+        attempt = max(0, bisect_left(self.starts, step) - 1)
+        # where attempts.jsonl is missing, a clock that jumps back tells
+        restarted = attempt > self.attempt if self.starts else told is not None and told < self.longest
+        if restarted:
+            self.before += self.longest
+            self.attempt, self.longest = attempt, 0.0
+        now = self.longest if told is None else told
+        self.longest = max(self.longest, now)
+        tokens, epochs = as_count(line.get("tokens")), as_count(line.get("epoch"))
+        self.step.append(step)
+        self.tokens.append(math.nan if tokens is None else tokens)
+        self.seconds.append(self.before + now)
+        self.epochs.append(math.nan if epochs is None else epochs)
+
+    def done(self) -> Clock:
+        columns = (np.array(column) for column in (self.tokens, self.seconds, self.epochs))
+        step, tokens, seconds, epochs = by_step(np.array(self.step), *columns)
+        if len(step):
+            return Clock(step, tokens, np.maximum.accumulate(seconds), epochs)
+        return Clock(step, tokens, seconds, epochs)
