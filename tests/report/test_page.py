@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_runs import CONFIG, MakeRun, attempt_line, eval_line, train_line, write_lines
+from made_runs import CONFIG, MakeRun, attempt_line, eval_line, task_line, train_line, write_lines
 from strict_html import Page
 
 import overnight.report
@@ -216,7 +216,13 @@ def test_any_json_in_any_place_is_shown_or_left_out(
     (dataset / "manifest.json").write_text(json.dumps(data.draw(damaged(manifest))))
     used = {"path": str(dataset), "fingerprint": "f"}
     good = {
-        "metrics": [train_line(10, 3.0), eval_line(10, 3.0), train_line(20, 2.0)],
+        "metrics": [
+            train_line(10, 3.0),
+            eval_line(10, 3.0),
+            train_line(20, 2.0),
+            task_line(20, 0.3),
+            task_line(30, 0.3),
+        ],
         "samples": [{"step": 10, "prompt": "a", "texts": ["ab"]}],
         "attempts": [attempt_line(1, 0, dataset=used), attempt_line(2, 10, dataset=used)],
         "decisions": [{"step": 0, "name": "train.steps", "value": 300, "reason": "asked", "attempt": 1}],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +124,16 @@ def test_published_losses_are_of_the_same_text_and_tokenizer(make_run: MakeRun) 
 def test_a_run_of_long_ago_has_no_tasks(make_run: MakeRun, tmp_path: Path) -> None:
     run = read_run(make_run())
     assert run.tasks == [] and axis([run]) == "step"
+
+
+def test_checkpoints_that_were_evaluated_later(make_run: MakeRun) -> None:
+    folder = make_run(metrics=[train_line(10, 3.0), train_line(30, 3.0), task_line(10, 0.25)])
+    for step, value in ((10, 0.9), (30, 0.3)):
+        (folder / "evals" / f"step_{step:08d}").mkdir(parents=True)
+        result = {**task_line(step, value), "name": "hellaswag"}
+        (folder / "evals" / f"step_{step:08d}" / "results.json").write_text(json.dumps({"tasks": [result, 3]}))
+    (folder / "evals" / "step_x").mkdir()
+    (folder / "evals" / "step_x" / "results.json").write_text("{")
+    run = read_run(folder)
+    assert [(one.step, one.metrics["acc_norm"]) for one in run.tasks] == [(10, 0.25), (30, 0.3)]
+    assert run.problems == ["evals/step_x/results.json could not be read as JSON and is left out."]

@@ -146,14 +146,14 @@ def _band(run: RunData, index: int) -> Band | None:
 
 DRAWN = {
     "train.loss", "train.lr", "train.grad_norm", "train.tokens_per_second", "eval.train_split_loss",
-    "eval.val_loss", "eval.val_loss_stderr", "eval.val_bits_per_byte", "eval.val_tokens", "eval.tokens_per_second",
+    "eval.val_loss", "eval.val_bits_per_byte", "eval.val_tokens", "eval.tokens_per_second",
 }  # fmt: skip
 
 
 def _others(runs: Sequence[RunData], kind: str) -> list[str]:
     """Whatever else the runs measured, in the order in which they wrote it."""
     names = dict.fromkeys(name for run in runs for name in run.series)
-    return [name for name in names if name.startswith(kind) and name not in DRAWN]
+    return [name for name in names if name.startswith(kind) and name not in DRAWN and not name.endswith("_stderr")]
 
 
 def _title(name: str) -> str:

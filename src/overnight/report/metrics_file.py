@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from array import array
 from bisect import bisect_left
@@ -99,6 +100,23 @@ def task_result(line: Json, step: float) -> TaskResult | None:
         int(examples) if examples is not None else None,
         tuple(note for note in notes if isinstance(note, str)) if isinstance(notes, list) else (),
     )
+
+
+def later_results(folder: Path, problems: list[str]) -> list[TaskResult]:
+    """What `overnight eval` found of a run's checkpoints: evals/step_NNNNNNNN/results.json."""
+    found = []
+    for path in sorted(folder.glob("evals/step_*/results.json")):
+        number = path.parent.name.removeprefix("step_")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            problems.append(f"evals/{path.parent.name}/{path.name} could not be read as JSON and is left out.")
+            continue
+        tasks = content.get("tasks") if isinstance(content, dict) else None
+        if number.isdecimal() and isinstance(tasks, list):
+            lines = [{**one, "task": one.get("name")} for one in tasks if isinstance(one, dict)]
+            found += [result for line in lines if (result := task_result(line, float(number[:15]))) is not None]
+    return found
 
 
 def _measured(line: Json, time: Json) -> list[tuple[str, float]]:

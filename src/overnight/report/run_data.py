@@ -10,7 +10,7 @@ from pathlib import Path
 
 from overnight.errors import UserError
 from overnight.report.lines import json_lines, step_of
-from overnight.report.metrics_file import TaskResult, read_metrics
+from overnight.report.metrics_file import TaskResult, later_results, read_metrics
 from overnight.report.series import Clock, Json, Numbers, Series
 from overnight.report.time_spent import SAMPLING, Spent
 
@@ -75,7 +75,7 @@ def read_run(folder: Path) -> RunData:
         folder=folder,
         series=metrics.series,
         clock=metrics.clock,
-        tasks=metrics.tasks,
+        tasks=_with_later(metrics.tasks, later_results(folder, problems)),
         config=config,
         last=metrics.last,
         samples=samples,
@@ -87,6 +87,13 @@ def read_run(folder: Path) -> RunData:
         spent=metrics.watch.spent(),
         problems=problems,
     )
+
+
+def _with_later(tasks: list[TaskResult], later: list[TaskResult]) -> list[TaskResult]:
+    """The results of the run itself, and those of its checkpoints where it has none, in order of steps."""
+    known = {(one.task, one.protocol, one.step) for one in tasks}
+    others = [one for one in later if (one.task, one.protocol, one.step) not in known]
+    return sorted([*tasks, *others], key=lambda one: one.step)
 
 
 def _config(folder: Path) -> Json:
