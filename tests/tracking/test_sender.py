@@ -119,8 +119,10 @@ def test_a_tracker_that_forgets_gets_the_steps_of_now(tmp_path: Path) -> None:
     now.send()
     (tmp_path / "metrics.jsonl").write_text("")
     add(tmp_path, train(10), train(20), train(25))
-    sending(tmp_path, tracker, step=20).finish()
+    again = sending(tmp_path, tracker, step=20)
+    again.finish()
     assert [step for step, _ in tracker.got] == [10, 20, 25]
+    assert again.kept.sent == {"train": 25}
 
 
 def test_files_cut_back_while_training_goes_on(tmp_path: Path) -> None:

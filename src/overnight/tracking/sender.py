@@ -31,10 +31,10 @@ class Sender:
         self.metrics, self.samples = (Growing(Path(job.run) / f"{name}.jsonl") for name in ("metrics", "samples"))
         self.waiting: list[Line] = []
         self.last = -1  # the last step of metrics.jsonl that was sent
-        self.before = dict(kept.sent)
         # a run that went on makes some steps again: a tracker that can forget gets those of now
         if any(step > job.step for step in kept.sent.values()) and tracker.rewind(job.step + 1):
-            self.before = {kind: min(step, job.step) for kind, step in kept.sent.items()}
+            kept.sent = {kind: min(step, job.step) for kind, step in kept.sent.items()}
+        self.before = dict(kept.sent)
 
     def send(self) -> None:
         """Sends all that was written since the last time."""
@@ -80,7 +80,9 @@ class Sender:
         self.metrics.start_over()
         self.samples.start_over()
         self.waiting, self.last = [], -1
-        self.before = {} if self.tracker.rewind(0) else dict(self.kept.sent)
+        if self.tracker.rewind(0):
+            self.kept.sent = {}
+        self.before = dict(self.kept.sent)
 
 
 def run(job: Job, ended: threading.Event, say: Callable[[str], None]) -> int:
