@@ -136,8 +136,17 @@ def test_only_commands_import_commands() -> None:
 
 def test_report_reads_run_folders_only() -> None:
     for name in within(set(TREES), "report"):
-        assert not ours(name) - within(ours(name), "report") - {"", "errors", "files", "evals.baselines"}, name
+        assert (
+            not ours(name) - within(ours(name), "report") - {"", "errors", "files", "following", "evals.baselines"}
+        ), name
         assert not {full for full in imports(name) if full.partition(".")[0] in ("torch", "safetensors")}, name
+
+
+def test_watch_and_trackers_read_run_folders_only() -> None:
+    for name in within(set(TREES), "watch", "tracking"):
+        known = within(ours(name), "watch", "tracking", "report")
+        assert not ours(name) - known - {"", "errors", "files", "following", "runs", "config", "console"}, name
+        assert "torch" not in imports(name, lazy=False), name
 
 
 def test_nothing_imports_itself_in_a_circle() -> None:

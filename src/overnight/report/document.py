@@ -15,12 +15,13 @@ from overnight.files import write_atomic
 from overnight.report.wording import Html, escape, join
 
 
-def document(title: str, body: Html, style: str = "", script: str = "", data: str = "") -> str:
-    """A whole page as text; `data` is JSON for the script, safe to stand in HTML."""
+def document(title: str, body: Html, style: str = "", script: str = "", data: str = "", connect: str = "'none'") -> str:
+    """A whole page as text; `data` is JSON for the script, safe to stand in HTML; `connect` is where it may fetch."""
     # The script runs because its hash is named here; anything that slipped into the page from a run does not.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     values = {
         "script_source": f"'sha256-{digest}'" if script else "'none'",
+        "connect_source": connect,
         "title": escape(title),
         "style": asset("report.css") + style,
         "body": body,

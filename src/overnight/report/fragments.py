@@ -37,12 +37,15 @@ def fragments(runs: Sequence[Path], tokens_per_step: int = 0) -> Fragments:
     return of_runs([read(path, tokens_per_step) for path in dict.fromkeys(runs)])
 
 
-def of_runs(runs: Sequence[RunData]) -> Fragments:
-    """As `fragments`, of runs that were read already; runs with the same name get longer ones."""
+def of_runs(runs: Sequence[RunData], pictures: bool = True) -> Fragments:
+    """As `fragments`, of runs that were read already; runs with the same name get longer ones.
+
+    Without `pictures` the charts are empty until the script draws them.
+    """
     _name_apart(runs)
     drawn = charts(runs)
     parts = [
-        ("curves", "Curves", curves(runs, drawn)),
+        ("curves", "Curves", curves(runs, drawn, pictures)),
         ("evaluations", "Evaluations", evaluations.tables(runs)),
         ("spikes", "Spikes", spikes.section(runs)),
         ("time", "Time", time_table.section(runs)),
@@ -61,27 +64,28 @@ def of_runs(runs: Sequence[RunData]) -> Fragments:
     )
 
 
-def curves(runs: Sequence[RunData], drawn: Sequence[Chart]) -> Html:
-    """The charts, drawn, with their legends."""
+def curves(runs: Sequence[RunData], drawn: Sequence[Chart], pictures: bool = True) -> Html:
+    """The charts, drawn or left to the script, with their legends."""
     if not drawn:
         return Html('<p class="empty">No metrics yet: nothing to draw.</p>')
     warning = incomparable(runs)
     keys = _keys([(f"run:{i}", run.name, i % COLORS) for i, run in enumerate(runs)]) if len(runs) > 1 else Html("")
-    figures = join(_figure(chart, runs) for chart in drawn)
+    figures = join(_figure(chart, runs, pictures) for chart in drawn)
     small = sum(not chart.large for chart in drawn)
     pairs = " pairs" if small % 3 and small % 2 == 0 else ""
     return Html(f'{warning}<div class="tools" id="tools" hidden></div>{keys}<div class="charts{pairs}">{figures}</div>')
 
 
-def _figure(chart: Chart, runs: Sequence[RunData]) -> Html:
+def _figure(chart: Chart, runs: Sequence[RunData], pictures: bool) -> Html:
     keys = [(line.key, line.label, line.color) for line in chart.lines]
     legend = _keys(keys) if len(runs) == 1 and len(keys) > 1 else ""
     size = " large" if chart.large else ""
     about = f'<span class="about">{escape(chart.about)}</span>' if chart.about else ""
     along = axis(runs)
+    picture = draw(chart, along, place(runs, along)) if pictures else '<svg role="img"></svg>'
     return Html(
         f'<figure class="chart{size}" data-chart="{chart.id}"><figcaption><h3>{escape(chart.title)}</h3>{about}{legend}'
-        f'</figcaption>\n<div class="plot">{draw(chart, along, place(runs, along))}</div></figure>\n'
+        f'</figcaption>\n<div class="plot">{picture}</div></figure>\n'
     )
 
 

@@ -1,39 +1,13 @@
-"""JSON lines as a run under way leaves them, and the numbers in them."""
+"""The numbers in the lines of a run's files."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 
 from overnight.report.series import Json
 
 LARGEST = 1e15  # no count and no clock gets here, and sums of such numbers are still exact
-
-
-def json_lines(path: Path, problems: list[str]) -> Iterator[Json]:
-    """The objects of a JSON lines file. An unfinished last line is left out; other broken lines become a problem."""
-    broken: list[int] = []
-    try:
-        with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    value = json.loads(line)
-                except (ValueError, RecursionError):
-                    value = None
-                if isinstance(value, dict):
-                    yield value
-                elif line.endswith("\n") and line.strip():  # without its end, it is being written just now
-                    broken.append(number)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        problems.append(f"{path.name} could not be read: {error.strerror}.")
-    if broken:
-        several = f"{len(broken):,} lines are" if len(broken) > 1 else "1 line is"
-        problems.append(f"{path.name}: {several} not JSON objects and left out, the first is line {broken[0]:,}.")
 
 
 def as_number(value: object) -> float | None:

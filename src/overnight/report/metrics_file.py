@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from array import array
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from overnight.report.lines import as_count, as_number, json_lines, step_of
+from overnight.report.lines import as_count, as_number, step_of
 from overnight.report.series import Clock, Json, Series, by_step, drawable
 from overnight.report.time_spent import Stopwatch
 
@@ -44,41 +45,49 @@ class Metrics:
     watch: Stopwatch
 
 
-def read_metrics(path: Path, attempts: list[Json], problems: list[str]) -> Metrics:
-    """All that metrics.jsonl holds; what cannot be read becomes a problem.
+class MetricsReader:
+    """Collects the lines of metrics.jsonl, as far as they are written by now.
 
-    A run may have written a million lines: they stream into flat arrays, one pair a name.
+    A run may have written a million of them: they go into flat arrays, one pair a name.
     """
-    columns: dict[str, dict[str, tuple[array[float], array[float]]]] = {"train": {}, "eval": {}}
-    clock, watch = _ClockReader(attempts), Stopwatch(attempts)
-    tasks: dict[tuple[str, str, float], TaskResult] = {}
-    last: Json = {}
-    for line in json_lines(path, problems):
+
+    def __init__(self, attempts: Sequence[Json]) -> None:
+        self.columns: dict[str, dict[str, tuple[array[float], array[float]]]] = {"train": {}, "eval": {}}
+        self.clock, self.watch = _ClockReader(attempts), Stopwatch(attempts)
+        self.tasks: dict[tuple[str, str, float], TaskResult] = {}
+        self.last: Json = {}
+
+    def add(self, line: Json) -> None:
+        """Takes the next line; one that is not known is left out."""
         kind, step = line.get("kind"), step_of(line)
         if kind not in ("train", "eval", "task") or step is None:
-            continue
+            return
         time = line.get("time")
         time = time if isinstance(time, dict) else {}
-        clock.add(line, step, time)
-        watch.add(line, step, time)
+        self.clock.add(line, step, time)
+        self.watch.add(line, step, time)
         if kind == "task":
             if (result := task_result(line, step)) is not None:
-                tasks[result.task, result.protocol, step] = result
-            continue
+                self.tasks[result.task, result.protocol, step] = result
+            return
         if kind == "train":
-            last = line
-        measured = columns[kind]
+            self.last = line
+        measured = self.columns[kind]
         for name, value in _measured(line, time):
             if name not in measured:
                 measured[name] = array("d"), array("d")
             measured[name][0].append(step)
             measured[name][1].append(value)
-    series = {
-        f"{kind}.{name}": Series(*by_step(np.array(steps), drawable(np.array(values))))
-        for kind, measured in columns.items()
-        for name, (steps, values) in measured.items()
-    }
-    return Metrics(series, clock.done(), last, sorted(tasks.values(), key=lambda one: one.step), watch)
+
+    def metrics(self) -> Metrics:
+        """What was collected; more lines may follow."""
+        series = {
+            f"{kind}.{name}": Series(*by_step(np.array(steps), drawable(np.array(values))))
+            for kind, measured in self.columns.items()
+            for name, (steps, values) in measured.items()
+        }
+        tasks = sorted(self.tasks.values(), key=lambda one: one.step)
+        return Metrics(series, self.clock.done(), self.last, tasks, copy.deepcopy(self.watch))
 
 
 def task_result(line: Json, step: float) -> TaskResult | None:

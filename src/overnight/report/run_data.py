@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from overnight.errors import UserError
-from overnight.report.lines import json_lines, step_of
-from overnight.report.metrics_file import TaskResult, later_results, read_metrics
+from overnight.following import Growing
+from overnight.report.lines import step_of
+from overnight.report.metrics_file import MetricsReader, TaskResult, later_results
 from overnight.report.series import Clock, Json, Numbers, Series
 from overnight.report.time_spent import SAMPLING, Spent
 
@@ -27,6 +28,9 @@ class Reference:
     """inside, above or below; empty where nothing was compared."""
     text: str
     """For the top of the report."""
+
+
+LINES = ("attempts", "metrics", "samples", "decisions")  # the JSON lines files of a run
 
 
 @dataclass
@@ -63,30 +67,57 @@ class RunData:
 
 def read_run(folder: Path) -> RunData:
     """Reads a run folder; a UserError where the folder is not one."""
-    config = _config(folder)
-    problems: list[str] = []
-    attempts = list(json_lines(folder / "attempts.jsonl", problems))
-    metrics = read_metrics(folder / "metrics.jsonl", attempts, problems)
-    samples = [line for line in json_lines(folder / "samples.jsonl", problems) if step_of(line) is not None]
-    for line in samples:
-        metrics.watch.took(SAMPLING, line.get("time"))
-    return RunData(
-        name=folder.resolve().name,
-        folder=folder,
-        series=metrics.series,
-        clock=metrics.clock,
-        tasks=_with_later(metrics.tasks, later_results(folder, problems)),
-        config=config,
-        last=metrics.last,
-        samples=samples,
-        attempts=attempts,
-        decisions=list(json_lines(folder / "decisions.jsonl", problems)),
-        manifest=_manifest(attempts),
-        baselines=_baselines(attempts),
-        notes=_notes(folder / "notes.json", problems),
-        spent=metrics.watch.spent(),
-        problems=problems,
-    )
+    return RunReader(folder).read()
+
+
+class RunReader:
+    """Reads a run folder again and again; of its long files only what was added since the last time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files = {name: Growing(folder / f"{name}.jsonl") for name in LINES}
+        self.attempts: list[Json] = []
+        self.samples: list[Json] = []
+        self.decisions: list[Json] = []
+        self.reader = MetricsReader([])
+
+    def read(self) -> RunData:
+        """The run as it is now; a UserError where the folder is not one."""
+        config = _config(self.folder)
+        new_attempts = list(self.files["attempts"].unread())
+        if new_attempts or any(file.rewound() for file in self.files.values()):
+            self._start_over()  # the run went on from a checkpoint, and the attempts tell its clock
+        for line in self.files["metrics"].unread():
+            self.reader.add(line)
+        self.samples += (line for line in self.files["samples"].unread() if step_of(line) is not None)
+        self.decisions += self.files["decisions"].unread()
+        problems = [problem for name in LINES for problem in self.files[name].problems()]
+        metrics = self.reader.metrics()
+        for line in self.samples:
+            metrics.watch.took(SAMPLING, line.get("time"))
+        return RunData(
+            name=self.folder.resolve().name,
+            folder=self.folder,
+            series=metrics.series,
+            clock=metrics.clock,
+            tasks=_with_later(metrics.tasks, later_results(self.folder, problems)),
+            config=config,
+            last=metrics.last,
+            samples=list(self.samples),
+            attempts=self.attempts,
+            decisions=list(self.decisions),
+            manifest=_manifest(self.attempts),
+            baselines=_baselines(self.attempts),
+            notes=_notes(self.folder / "notes.json", problems),
+            spent=metrics.watch.spent(),
+            problems=problems,
+        )
+
+    def _start_over(self) -> None:
+        for file in self.files.values():
+            file.start_over()
+        self.attempts, self.samples, self.decisions = list(self.files["attempts"].unread()), [], []
+        self.reader = MetricsReader(self.attempts)
 
 
 def _with_later(tasks: list[TaskResult], later: list[TaskResult]) -> list[TaskResult]:
