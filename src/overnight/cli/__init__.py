@@ -21,6 +21,7 @@ COMMANDS = {  # name: what it does, as `overnight --help` prints it
     "eval": "loss, HellaSwag and other tasks, of a run or of weights from elsewhere",
     "export": "a model as files for other programs, proven by reloading them",
     "inspect": "the tensors of a run, or of weights from elsewhere: norms, singular values, pictures",
+    "watch": "follow runs while they go, on a page of this machine or in the terminal",
     "report": "one self-contained HTML file from one or several runs",
 }
 

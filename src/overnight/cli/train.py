@@ -217,7 +217,5 @@ def _detach(arguments: list[str], out: Path) -> int:
             last = (out / "log.txt").read_text(encoding="utf-8").strip().splitlines()
             raise UserError((last[-1] if last else "it ended at once").removeprefix("overnight: "))
         time.sleep(0.1)
-    print(
-        f"training in {out} as process {child.pid}\n  watch:  tail -f {out / 'log.txt'}\n  stop:   overnight stop {out}"
-    )
+    print(f"training in {out} as process {child.pid}\n  watch:  overnight watch {out}\n  stop:   overnight stop {out}")
     return 0
