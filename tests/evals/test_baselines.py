@@ -6,9 +6,6 @@ import pytest
 
 from overnight.evals.baselines import BASELINES, COMPLETION, HARNESS, VAL_LOSS, Baseline, for_corpus, for_task
 
-OURS = f"{COMPLETION}, mean token loss of each ending"
-THEIRS = f"{HARNESS}'s, zero-shot"
-
 
 def named(found: list[Baseline]) -> dict[str, float]:
     return {one.name: one.value for one in found}
@@ -25,7 +22,7 @@ def test_each_number_stands_once_and_says_where_it_is_from() -> None:
 @pytest.mark.parametrize("family", ["GPT-2", "GPT-3"])
 def test_larger_models_are_better(family: str) -> None:
     """A number that stands on the wrong line is out of order."""
-    every = [*for_task("hellaswag", "acc_norm", OURS), *for_corpus("openwebtext")]
+    every = [*for_task("hellaswag", "acc_norm", COMPLETION), *for_corpus("openwebtext")]
     for task, better in (("hellaswag", 1), (VAL_LOSS, -1)):
         sizes = [
             (int(one.name.split()[1].removesuffix("M")), better * one.value)
@@ -37,12 +34,12 @@ def test_larger_models_are_better(family: str) -> None:
 
 
 def test_a_protocol_gets_its_own_numbers() -> None:
-    completion, harness = (named(for_task("hellaswag", "acc_norm", words)) for words in (OURS, THEIRS))
+    completion, harness = (named(for_task("hellaswag", "acc_norm", words)) for words in (COMPLETION, HARNESS))
     assert (completion["GPT-2 124M"], harness["GPT-2 124M"]) == (0.2955, 0.3114)
     assert "GPT-3 124M" in completion and "GPT-3 124M" not in harness
-    assert named(for_task("hellaswag", "acc", OURS))["GPT-2 124M"] == 0.2859
+    assert named(for_task("hellaswag", "acc", COMPLETION))["GPT-2 124M"] == 0.2859
     assert set(named(for_task("hellaswag", "acc_norm", "some other way"))) == {"chance", "humans"}
-    assert for_task("piqa", "acc", THEIRS) == []
+    assert for_task("piqa", "acc", HARNESS) == []
 
 
 def test_a_corpus_gets_its_own_losses() -> None:

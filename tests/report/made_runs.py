@@ -82,7 +82,7 @@ def make_run(tmp_path: Path) -> MakeRun:
 
 
 def task_line(step: int, value: float, task: str = "hellaswag", **more: Any) -> dict[str, Any]:
-    metrics = {"acc": value - 0.008, "acc_stderr": 0.0044, "acc_norm": value, "acc_norm_stderr": 0.0046}
+    metrics = {"acc_norm": value, "acc_norm_stderr": 0.0046, "acc": value - 0.008, "acc_stderr": 0.0044}
     return {"kind": "task", "step": step, "tokens": 512 * step, "task": task, "metrics": metrics, "examples": 10_042,
             "protocol": "completion style, mean token loss of each ending", "notes": [],
             "time": {"took": 30.5, "now": "2026-01-02T03:04:05+00:00"}, **more}  # fmt: skip

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 VAL_LOSS = "val_loss"
 COMPLETION, HARNESS = "completion style", "lm-evaluation-harness"
-"""Words by which a protocol is known: build-nanogpt's scoring of endings, and the harness's."""
+"""The protocols that numbers are known for: build-nanogpt's scoring of endings, and the harness's."""
 
 HELLASWAG_ROWS = 10_042  # of its validation file
 
@@ -27,7 +27,7 @@ class Baseline:
     """As in an evaluation's results: acc, acc_norm; `loss` for a validation loss."""
     value: float
     protocol: str
-    """How it was measured. Of an evaluation: contains COMPLETION or HARNESS; empty where it holds for any."""
+    """How it was measured. Of an evaluation: COMPLETION or HARNESS; empty where it holds for any."""
     corpus: str | None
     """Of a validation loss: the source, as `overnight prepare` names it, that its text is from."""
     tokens: int | None
@@ -73,9 +73,8 @@ BASELINES: tuple[Baseline, ...] = (
 
 def for_task(task: str, metric: str, protocol: str) -> list[Baseline]:
     """The published numbers that a result of this task, metric and protocol can stand beside."""
-    words = protocol.lower()
     found = [one for one in BASELINES if (one.task, one.metric) == (task, metric)]
-    return [one for one in found if one.protocol in words]
+    return [one for one in found if one.protocol in ("", protocol)]
 
 
 def for_corpus(corpus: str) -> list[Baseline]:

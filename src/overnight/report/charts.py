@@ -189,7 +189,7 @@ def _tasks(runs: Sequence[RunData]) -> list[Chart]:
             lines.append(Line(i, f"run:{i}", label, i % COLORS, series, dots=dots, best=mark, error=error))
         name = next((found[0] for run in runs if (found := tasks.curve(run, kind))), "")
         about = ", ".join(part for part in (name, kind.protocol) if part)
-        large = len(every) <= 2
+        large = kind == every[0]
         drawn.append(Chart(kind.title, lines, about=about, large=large, levels=published.levels(runs, kind)))
     return drawn
 

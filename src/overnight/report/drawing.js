@@ -37,7 +37,7 @@ function heightsOf(chart, lines, bands, view, left, right) {
   if (chart.logY) return [low / factor, high * factor];
   if (chart.fromZero && low > 0 && !view.zoom) return [0, high * 1.06];
   const gap = (high - low) * 0.05 || Math.abs(high) * 0.1 || 1;
-  return [low - gap, high + gap];
+  return [low - gap, high + (chart.levels.length ? 2 * gap : gap)]; // a level's name stands above it
 }
 
 // ---- parts ----

@@ -38,7 +38,8 @@ def _tasks(runs: Sequence[RunData]) -> Html:
                 continue
             last = found[-1]
             others = [name for name in last.metrics if not name.endswith("_stderr") and name != main_metric(last)]
-            notes |= {f"{kind.title}: {note}": None for note in last.notes}
+            said = [*last.notes, last.told if last.told not in ("", kind.protocol) else ""]
+            notes |= {f"{kind.title}: {note}": None for note in said if note}
             rows.append([
                 run.name,
                 kind.title,
@@ -48,7 +49,7 @@ def _tasks(runs: Sequence[RunData]) -> Html:
                 ", ".join(f"{name} {with_error(last, name)}" for name in others),
                 last.examples,
                 f"{last.step:,.0f}",
-                last.protocol,
+                kind.protocol,
             ])  # fmt: skip
     if not rows:
         return Html("")
@@ -83,7 +84,7 @@ def _by_step(run: RunData, name: Html) -> Html:
         if (found := curve(run, kind)) is not None:
             columns[heading([run], kind)] = _numbers(found[1].at(steps), ".4f")
     used = {title: cells for title, cells in columns.items() if any(cell != DASH for cell in cells)}
-    shown = table(list(used), list(zip(*used.values(), strict=True)))
+    shown = table(list(used), list(zip(*used.values(), strict=True)), "steps")
     title = name if name else Html("By step")
     opened = " open" if len(steps) <= FEW and not name else ""
     return Html(f"<details{opened}><summary>{title}</summary>\n{shown}</details>\n")

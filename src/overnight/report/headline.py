@@ -9,7 +9,7 @@ from overnight.report.charts import COLORS
 from overnight.report.facts import Facts, Validation, dig, facts, not_numbers, tokenizer
 from overnight.report.published import verdict
 from overnight.report.run_data import RunData
-from overnight.report.tasks import Kind, heading, kinds, main_metric, results, with_error
+from overnight.report.tasks import Kind, heading, kinds, main_metric, results, several_ways, with_error
 from overnight.report.wording import DASH, Html, duration, escape, join, moment, several, short, table, tiles
 
 MOST_TASKS = 6  # in the headline; all are in the table of evaluations
@@ -132,7 +132,8 @@ def _task_tiles(run: RunData) -> list[tuple[str, str, str]]:
         name = main_metric(result)
         if name and math.isfinite(result.metrics[name]):
             value, _, error = with_error(result, name).partition(" ")
-            words = [error, f"{name} at step {result.step:,.0f}", verdict(result)]
+            way = kind.protocol if several_ways(every, kind) else ""
+            words = [error, name, way, f"step {result.step:,.0f}", verdict(result)]
             shown.append((kind.title, value, " · ".join(filter(None, words))))
     return shown
 

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from overnight.evals.baselines import COMPLETION, HARNESS
 from overnight.report.lines import as_count, as_number, step_of
 from overnight.report.series import Clock, Json, Series, by_step, drawable
 from overnight.report.time_spent import Stopwatch
 
+OF_HARNESS = "harness_"  # begins the names of the metrics that HellaSwag has of lm-evaluation-harness too
 NOT_MEASURED = {"kind", "step", "tokens", "epoch", "time"}  # where a line stands, not what it measures
 
 
@@ -27,11 +29,13 @@ class TaskResult:
     step: float
     task: str
     protocol: str
-    """How it was scored, in one line; empty where that is not told."""
+    """How it was scored: one of the protocols in overnight.evals.baselines, or as it is told."""
     metrics: dict[str, float]
     """By name, in the order in which they were written; the error of `acc` is `acc_stderr`."""
     examples: int | None = None
     notes: tuple[str, ...] = ()
+    told: str = ""
+    """The protocol as the evaluation tells it, in one line."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,7 @@ class MetricsReader:
         self.clock.add(line, step, time)
         self.watch.add(line, step, time)
         if kind == "task":
-            if (result := task_result(line, step)) is not None:
-                self.tasks[result.task, result.protocol, step] = result
+            self.tasks |= {(result.task, result.protocol, step): result for result in task_results(line, step)}
             return
         if kind == "train":
             self.last = line
@@ -90,25 +93,30 @@ class MetricsReader:
         return Metrics(series, self.clock.done(), self.last, tasks, copy.deepcopy(self.watch))
 
 
-def task_result(line: Json, step: float) -> TaskResult | None:
-    """The result that a line of kind `task` holds, None where it names no task or no number."""
-    task, protocol, metrics, notes = (line.get(key) for key in ("task", "protocol", "metrics", "notes"))
+def task_results(line: Json, step: float) -> list[TaskResult]:
+    """The results that a line of kind `task` holds, one for each protocol; none where it names no task or number."""
+    task, told, metrics, notes = (line.get(key) for key in ("task", "protocol", "metrics", "notes"))
     if not isinstance(task, str) or not isinstance(metrics, dict):
-        return None
-    numbers = {
-        name: math.nan if value is None else known
-        for name, value in metrics.items()
-        if (known := as_number(value)) is not None or value is None
-    }
+        return []
+    told = told if isinstance(told, str) else ""
+    ways: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        known = math.nan if value is None else as_number(value)
+        if known is not None:
+            way = HARNESS if name.startswith(OF_HARNESS) else _protocol(told)
+            ways.setdefault(way, {})[name.removeprefix(OF_HARNESS)] = known if abs(known) < 1e100 else math.nan
     examples = as_count(line.get("examples"))
-    return TaskResult(
-        step,
-        task,
-        protocol if isinstance(protocol, str) else "",
-        {name: value if abs(value) < 1e100 else math.nan for name, value in numbers.items() if value is not None},
-        int(examples) if examples is not None else None,
-        tuple(note for note in notes if isinstance(note, str)) if isinstance(notes, list) else (),
-    )
+    count = int(examples) if examples is not None else None
+    said = tuple(note for note in notes if isinstance(note, str)) if isinstance(notes, list) else ()
+    return [TaskResult(step, task, way, numbers, count, said, told) for way, numbers in ways.items()]
+
+
+def _protocol(told: str) -> str:
+    """The protocol of the metrics that have no name of another's."""
+    words = told.lower()
+    if COMPLETION in words or "build-nanogpt" in words:
+        return COMPLETION
+    return HARNESS if HARNESS in words else told
 
 
 def later_results(folder: Path, problems: list[str]) -> list[TaskResult]:
@@ -124,7 +132,7 @@ def later_results(folder: Path, problems: list[str]) -> list[TaskResult]:
         tasks = content.get("tasks") if isinstance(content, dict) else None
         if number.isdecimal() and isinstance(tasks, list):
             lines = [{**one, "task": one.get("name")} for one in tasks if isinstance(one, dict)]
-            found += [result for line in lines if (result := task_result(line, float(number[:15]))) is not None]
+            found += [result for line in lines for result in task_results(line, float(number[:15]))]
     return found
 
 
@@ -172,7 +180,8 @@ class _ClockReader:
             self.attempt, self.longest = attempt, 0.0
         now = self.longest if told is None else told
         self.longest = max(self.longest, now)
-        tokens, epochs = as_count(line.get("tokens")), as_count(line.get("epoch"))
+        tokens = as_count(line.get("tokens"))
+        epochs = as_count(line.get("epoch")) if step else 0.0  # only training lines tell
         self.step.append(step)
         self.tokens.append(math.nan if tokens is None else tokens)
         self.seconds.append(self.before + now)

@@ -15,20 +15,23 @@ from overnight.report.tasks import Kind, main_metric, results
 ROWS = {"hellaswag": HELLASWAG_ROWS}  # of the whole validation file
 BESIDE = "GPT-2 124M"
 ERRORS = 2.0  # standard errors within which two numbers are not told apart
+NEAR = {True: 0.1, False: 0.3}  # of accuracies, which rise, and of losses: lines further off would flatten the curve
 FAR = 0.7  # below this the humans' line would only flatten the curve
 
 
-def is_subset(result: TaskResult) -> bool:
-    """Whether only part of the task's validation file was scored."""
+def incomparable(result: TaskResult) -> str:
+    """Why a result cannot stand beside published ones, in words; empty where it can."""
     whole = ROWS.get(result.task)
-    return whole is not None and result.examples is not None and result.examples != whole
+    if whole is not None and result.examples is not None and result.examples != whole:
+        return f"{result.examples:,} of {whole:,} examples"
+    return next((note for note in result.notes if "not comparable" in note), "")
 
 
 def levels(runs: Sequence[RunData], kind: Kind) -> list[tuple[str, float]]:
     """Published numbers to draw: the smallest model of each family, and larger ones up to the next one to reach."""
     found = [result for run in runs for result in results(run, kind)]
     names = {main_metric(result) for result in found}
-    if len(names) != 1 or any(is_subset(result) for result in found):
+    if len(names) != 1 or any(incomparable(result) for result in found):
         return []
     name = names.pop()
     values = [value for result in found if np.isfinite(value := result.metrics.get(name, np.nan))]
@@ -38,11 +41,13 @@ def levels(runs: Sequence[RunData], kind: Kind) -> list[tuple[str, float]]:
 
 
 def within_reach(there: Sequence[Baseline], reached: float, upwards: bool) -> list[Baseline]:
-    """Of each family of models those that were passed, and the next one."""
+    """Of each family of models the smallest, those that were passed, and the next one where it is near."""
     families: dict[str, list[Baseline]] = {}
     for one in sorted(there, key=lambda one: one.value, reverse=not upwards):
         family = families.setdefault(one.name.split()[0], [])
-        if not family or (family[-1].value <= reached if upwards else family[-1].value >= reached):
+        ahead = one.value - reached if upwards else reached - one.value
+        passed = family and (family[-1].value <= reached if upwards else family[-1].value >= reached)
+        if not family or (passed and ahead <= NEAR[upwards]):
             family.append(one)
     return [one for family in families.values() for one in family]
 
@@ -52,8 +57,8 @@ def verdict(result: TaskResult) -> str:
     name = main_metric(result)
     if not for_task(result.task, name, ""):
         return ""
-    if is_subset(result):
-        return f"not comparable: {result.examples:,} of {ROWS[result.task]:,} examples"
+    if reason := incomparable(result):
+        return reason if "not comparable" in reason else f"not comparable: {reason}"
     known = [one for one in for_task(result.task, name, result.protocol) if one.name == BESIDE]
     if not known:
         return f"not comparable with {BESIDE}: no published number for this protocol"

@@ -90,7 +90,7 @@ def section(runs: Sequence[RunData]) -> Html:
     columns = ["Run", "Of", "Step", "Before", "Peak", "Usual spreads above", "Logged lines until half of it was gone"]
     first = 0 if len(runs) > 1 else 1
     about = (
-        f'<p class="about">Values at least {SPREADS:.0f} usual spreads above the median of the {WINDOW} logged values '
+        f'<p class="about">Values at least {SPREADS:.0f} usual spreads above the median of the {LEAST} logged values '
         f"before them; of each curve the {MOST} largest at most.</p>\n"
     )
     return Html(about + table(columns[first:], [row[first:] for row in rows]))

@@ -166,7 +166,7 @@ def heights(chart: Chart, left: float, right: float) -> tuple[float, float]:
     if chart.from_zero and low > 0:
         return 0.0, high * 1.06
     gap = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
-    return low - gap, high + gap
+    return low - gap, high + (2 * gap if chart.levels else gap)  # a level's name stands above it
 
 
 def _in_sight(chart: Chart) -> list[Series]:

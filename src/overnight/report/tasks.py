@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from overnight.evals.baselines import COMPLETION, HARNESS
 from overnight.report.metrics_file import TaskResult
 from overnight.report.run_data import RunData
 from overnight.report.series import Numbers, Series
@@ -25,7 +24,6 @@ class Kind:
 
     task: str
     protocol: str
-    """The words by which it is known, or the whole line where it is not."""
 
     @property
     def title(self) -> str:
@@ -34,23 +32,23 @@ class Kind:
 
 def kinds(runs: Sequence[RunData]) -> list[Kind]:
     """What the runs were evaluated on, in the order in which they were."""
-    return list(dict.fromkeys(_kind(result) for run in runs for result in run.tasks))
-
-
-def _kind(result: TaskResult) -> Kind:
-    words = result.protocol.lower()
-    return Kind(result.task, next((known for known in (COMPLETION, HARNESS) if known in words), result.protocol))
+    return list(dict.fromkeys(Kind(result.task, result.protocol) for run in runs for result in run.tasks))
 
 
 def results(run: RunData, kind: Kind) -> list[TaskResult]:
-    return [one for one in run.tasks if _kind(one) == kind]
+    return [one for one in run.tasks if (one.task, one.protocol) == (kind.task, kind.protocol)]
 
 
 def heading(runs: Sequence[RunData], kind: Kind) -> str:
     """A kind's title with its metric, and its protocol where the task was scored in several ways."""
     name = next((main_metric(found[-1]) for run in runs if (found := results(run, kind))), "")
-    several = sum(other.task == kind.task for other in kinds(runs)) > 1
-    return " ".join(part for part in (kind.title, name, f"({kind.protocol})" if several else "") if part)
+    way = f"({kind.protocol})" if several_ways(kinds(runs), kind) else ""
+    return " ".join(part for part in (kind.title, name, way) if part)
+
+
+def several_ways(every: Sequence[Kind], kind: Kind) -> bool:
+    """Whether a task was scored in more than one way."""
+    return sum(other.task == kind.task for other in every) > 1
 
 
 def main_metric(result: TaskResult) -> str:
