@@ -128,10 +128,16 @@ def _loss_line(measured: DatasetLoss) -> str:
 
 def _print(subject: Subject, found: Result, show: int) -> None:
     from overnight.evals.base import headline
+    from overnight.evals.shown import chosen, example_lines
 
     print(f"{subject.name}: {headline(found)}")
     for line in (f"{found.examples:,} examples, {found.protocol}", *found.notes):
         print(f"  {line}")
+    for row in chosen(found.rows, show):
+        print()
+        print("\n".join(example_lines(row)))
+    if show and found.rows:
+        print("\n  (nats of each ending; > the likeliest)")
 
 
 def _progress(name: str) -> Any:
