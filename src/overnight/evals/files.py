@@ -16,7 +16,7 @@ from overnight.data.lock import locked
 from overnight.data.sizes import size
 from overnight.data.sources import web
 from overnight.data.sources.hub_api import Hub
-from overnight.data.sources.hub_finding import find
+from overnight.data.sources.hub_finding import CONVERTED, find, find_converted
 from overnight.data.sources.shakespeare import cache_folder
 from overnight.errors import UserError
 from overnight.files import PARTIAL, sync
@@ -44,6 +44,8 @@ class HubSplit:
     repo: str
     config: str | None
     split: str
+    converted: bool = False
+    """From the hub's own conversion to parquet, for a repository that holds a program in the place of its rows."""
 
     def fetch(self, folder: Path, say: Say) -> Path:
         hub = Hub(self.repo)
@@ -53,7 +55,11 @@ class HubSplit:
             raise error if hub.reached.is_set() else NoHub(str(error)) from None
 
     def _fetch(self, hub: Hub, folder: Path, say: Say) -> Path:
-        listing = find(hub, self.config, self.split, None)
+        listing = (
+            find_converted(hub, self.config, self.split, CONVERTED)
+            if self.converted
+            else find(hub, self.config, self.split, None)
+        )
         if len(listing.files) != 1:
             raise UserError(f"{self.repo} has the split '{self.split}' in {len(listing.files)} files, not one")
         file = listing.files[0]

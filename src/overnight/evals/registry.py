@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from overnight.errors import UserError, suggestion
 from overnight.evals.base import Eval
+from overnight.evals.core import open_core
 from overnight.evals.hellaswag import NAME, open_hellaswag
+from overnight.evals.tasks import TASKS
+from overnight.evals.zero_shot import open_task
 from overnight.plugins import imported, require_trust
 
 Maker = Callable[[Path | None, int, Callable[[str], None]], Eval]
 """Makes an evaluation from its file (None: wherever it is found), the number of examples to take, spread evenly (0:
 all), and a function that tells what is being fetched. Raises UserError where there is no file, or a broken one."""
 
-EVALS: dict[str, Maker] = {NAME: open_hellaswag}
+EVALS: dict[str, Maker] = {
+    NAME: open_hellaswag,
+    **{name: partial(open_task, name) for name in TASKS},
+    "core": open_core,
+}
 
 
 @dataclass(frozen=True)
