@@ -19,6 +19,7 @@ COMMANDS = {  # name: what it does, as `overnight --help` prints it
     "stop": "ask a running training to write a checkpoint and end",
     "sample": "text from a run's model, or from weights of another program",
     "eval": "loss, HellaSwag and other tasks, of a run or of weights from elsewhere",
+    "lm_eval": "lm-evaluation-harness's own command, with `--model overnight` for what eval reads",
     "export": "a model as files for other programs, proven by reloading them",
     "inspect": "the tensors of a run, or of weights from elsewhere: norms, singular values, pictures",
     "watch": "follow runs while they go, on a page of this machine or in the terminal",
