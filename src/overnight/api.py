@@ -106,10 +106,9 @@ class Model:
 def load(source: str | Path, checkpoint_name: str = "best", device: str = "auto") -> Model:
     """A trained model: a run folder, whose checkpoint is best, last, or a step; or what `overnight.exchange` reads: a
     folder in transformers' GPT-2 format, a checkpoint of nanoGPT, build-nanogpt or llm.c."""
-    found = exchange.read(str(source), checkpoint_name)
-    if found.tokenizer is None:
-        raise UserError(f"{found.where} does not say which tokenizer it was trained with, and none lies beside it")
-    return Model(found.build().to(machine.choose_device(device)), found.tokenizer)
+    found = exchange.use(str(source), checkpoint_name)
+    tokenizer = found.known_tokenizer()
+    return Model(found.build().to(machine.choose_device(device)), tokenizer)
 
 
 def preset(name: str) -> Config:
@@ -163,10 +162,11 @@ def train(
 def _initial(config: Config, out: Path) -> Pretrained | None:
     """The weights that a run starts from, as long as it has no checkpoint of its own: of a run, those it began with."""
     source = config.recipe.init_from
-    if source is None or checkpoint.steps(out / "checkpoints"):
+    if not source or checkpoint.steps(out / "checkpoints"):
         return None
     begun = RunFolder.open(out).decided("init_from", 0) if (out / "config.json").exists() else None
-    return exchange.read(source, str(begun) if isinstance(begun, int) else "best")
+    step = begun.get("step") if isinstance(begun, dict) else begun  # a run of an earlier version wrote the step alone
+    return exchange.read(source, str(step) if isinstance(step, int) else "best")
 
 
 def _origin(initial: Pretrained | None) -> list[str]:

@@ -116,7 +116,7 @@ class Recipe:
     seed: int = 1337
     """Seed of initial weights, data order and dropout."""
     init_from: str | None = None
-    """Start from trained weights: a run, gpt2, or a folder or file of another program."""
+    """Start from trained weights: a run, gpt2, or a folder or file of another program. Empty: it has yet to be said."""
     overfit: int = 0
     """Train on the first N batches only, again and again: the classic check. 0: off."""
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -15,6 +15,11 @@ from typing import Any
 PARTIAL = ".partial-"  # prefix of what is being written; whoever finds one may delete it
 
 
+def is_file_name(name: object) -> bool:
+    """Whether it names a file of whatever folder it is put behind, and nothing outside of that folder."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not any(mark in name for mark in "/\\:\0")
+
+
 def sync(path: Path) -> None:
     """Forces a file's bytes, or a folder's list of names, to the disk."""
     if path.is_dir() and os.name == "nt":

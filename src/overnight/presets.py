@@ -151,6 +151,7 @@ def finetune_shakespeare() -> Config:
     return Config(
         preset="finetune-shakespeare",
         recipe=Recipe(
+            init_from="",
             optim=OptimConfig(lr=3e-5, schedule="constant"),
             train=TrainConfig(steps=20, tokens_per_step=32 * 1024),
         ),

@@ -157,8 +157,8 @@ def _copy_tokenizer(folder: RunFolder, manifest: Manifest) -> None:
 def _inherit(config: Config, data: Mixture, initial: Pretrained | None) -> Config:
     """Takes the model's shape over from the weights that the run starts from: only dropout may be another."""
     if initial is None:
-        if config.preset == "finetune-shakespeare":
-            raise UserError("finetune-shakespeare starts from trained weights: say which with --init-from, as in gpt2")
+        if config.recipe.init_from is not None:
+            raise UserError(f"{config.preset} starts from trained weights: say which with --init-from, as in gpt2")
         return config
     recipe = config.recipe
     initial.refuse_other_tokenizer(data.tokenizer(), data.path)
@@ -184,10 +184,10 @@ def _to_device(model: GPT, device: torch.device) -> None:
 
 def _load_initial(model: GPT, folder: RunFolder, initial: Pretrained) -> None:
     """Loads the weights that the run starts from; which they were is a decision."""
-    decided, identity = folder.decided("init_from", 0), initial.identity
+    decided = folder.decided("init_from", 0)
     if decided is None:
-        folder.decide(0, "init_from", identity, f"{initial.where}, as it was when this run began")
-    elif decided != identity:
+        folder.decide(0, "init_from", initial.identity, f"{initial.where}, as it was when this run began")
+    elif not initial.are(decided):
         raise UserError(
             f"{initial.where} is not what it was when {folder.path} began; start a new run with another --out"
         )

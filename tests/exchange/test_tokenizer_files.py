@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from overnight import tokenizers
-from overnight.exchange import huggingface, tokenizer_files
+from overnight.exchange import tokenizer_files, tokenizer_reading
 from overnight.tokenizers import END_OF_TEXT
 from overnight.tokenizers.simple import CharTokenizer
 from tokenizers import Tokenizer as Library
@@ -47,7 +47,7 @@ def test_what_the_files_say(pair, tmp_path):
     assert auto.bos_token_id == auto.eos_token_id == own.end_of_text
     assert auto.model_max_length == 32
     tokenizer_files.write(own, tmp_path, 32)
-    again = huggingface.tokenizer_in(tmp_path)
+    again = tokenizer_reading.read(tmp_path)[0]
     assert again is not None
     assert (again.name, again.to_json()) == (own.name, own.to_json())
 

@@ -77,7 +77,8 @@ def open_subject(
     source: str, which: str = "best", device: str = "auto", precision: Precision = "fp32", world: World | None = None
 ) -> Subject:
     """The model that `source` names, on a device; `which` is the checkpoint of a run."""
-    found, on = sources.read(source, which), machine.choose_device(device)
+    read = sources.use if world is None or world.rank == 0 else sources.read  # what there is to say is said once
+    found, on = read(source, which), machine.choose_device(device)
     machine.check_precision(precision, on)
     machine.set_matmul_precision(precision)
     name = source if found.step is None else f"{Path(source).resolve().name} at step {found.step}"
@@ -113,9 +114,7 @@ def task(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Result:
     """What an evaluation finds. With `out` its rows are in out/NAME.jsonl, and an interrupted one goes on."""
-    tokenizer = subject.weights.tokenizer
-    if tokenizer is None:
-        raise UserError(f"{subject.weights.where} does not say which tokenizer it was trained with")
+    tokenizer = subject.weights.known_tokenizer()
     scorer: Scorer = partial(
         score, subject.gpt, device=subject.device, precision=subject.precision, world=subject.world
     )

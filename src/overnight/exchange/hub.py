@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from fnmatch import fnmatch
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from overnight.data.lock import locked
@@ -12,10 +11,11 @@ from overnight.data.sources.hub_api import Hub, has_hash
 from overnight.data.sources.hub_listing import RemoteFile
 from overnight.data.sources.shakespeare import cache_folder
 from overnight.errors import UserError
-from overnight.exchange.huggingface import PICKLED, SHARDED, SINGLE
+from overnight.exchange.huggingface import PICKLED, SHARDED, SINGLE, shards
+from overnight.exchange.tokenizer_reading import FILES
 from overnight.files import PARTIAL, write_atomic
 
-BESIDE = ("config.json", "tokenizer.json", "vocab.json", "merges.txt")
+BESIDE = ("config.json", *FILES)
 
 
 def fetch(repo: str, say: Callable[[str], None]) -> Path:
@@ -30,15 +30,24 @@ def fetch(repo: str, say: Callable[[str], None]) -> Path:
     if hub.offline and (own := _complete(base)) is not None:
         return own
     commit, files = hub.snapshot(None) if hub.offline else _listed(hub)
-    wanted = _wanted(repo, files)
-    kept = [_cached(hub, commit, file) for file in wanted]
-    if kept[0] is not None and None not in kept:
-        return kept[0].parent
+    by_name = {file.path: file for file in files}
+    names = _wanted(repo, by_name)
+    kept = {name: _cached(hub, commit, by_name[name]) for name in names}
+    index = kept.get(SHARDED)
+    if index is not None:
+        names += _shards(index, repo, by_name)
+        kept |= {name: _cached(hub, commit, by_name[name]) for name in names}
+    config = kept["config.json"]
+    if config is not None and None not in kept.values():
+        return config.parent
     folder = base / commit
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / "lock", f"{repo} is being fetched by another process; wait for it"):
-        for file, there in zip(wanted, kept, strict=True):
-            _fetch(hub, commit, file, there, folder, say)
+        for name in names:
+            _fetch(hub, commit, by_name[name], kept[name], folder, say)
+        if SHARDED in names:
+            for name in _shards(folder / SHARDED, repo, by_name):
+                _fetch(hub, commit, by_name[name], _cached(hub, commit, by_name[name]), folder, say)
         write_atomic(base / "main", commit)
     return folder
 
@@ -60,18 +69,24 @@ def _listed(hub: Hub) -> tuple[str, list[RemoteFile]]:
     return commit, hub.tree(commit)
 
 
-def _wanted(repo: str, files: list[RemoteFile]) -> list[RemoteFile]:
-    """config.json first, then the tokenizer and one form of the weights, safetensors where there are some."""
-    by_name = {file.path: file for file in files}
+def _wanted(repo: str, by_name: Mapping[str, RemoteFile]) -> list[str]:
+    """config.json, the tokenizer's files and one form of the weights, safetensors where there are some; of weights in
+    several files the index."""
     if "config.json" not in by_name:
         raise UserError(f"{repo} has no config.json: it is no model in transformers' format")
     weights = next((name for name in (SINGLE, SHARDED, PICKLED) if name in by_name), None)
     if weights is None:
         raise UserError(f"{repo} has no weights: none of {SINGLE}, {SHARDED}, {PICKLED}")
-    names = [name for name in BESIDE if name in by_name] + [weights]
-    if weights == SHARDED:
-        names += [name for name in by_name if fnmatch(name, "model-*.safetensors")]
-    return [by_name[name] for name in names]
+    return [*(name for name in BESIDE if name in by_name), weights]
+
+
+def _shards(index: Path, repo: str, by_name: Mapping[str, RemoteFile]) -> list[str]:
+    """The files with the weights, exactly those that the index names."""
+    names = shards(index)
+    for name in names:
+        if name not in by_name:
+            raise UserError(f"{repo}: {SHARDED} names {name!a}, which is not there")
+    return names
 
 
 def _fetch(

@@ -9,16 +9,12 @@ import torch
 from torch import Tensor
 
 from overnight.errors import UserError
-from overnight.exchange import safe_torch, tokenizer_files
-from overnight.exchange.names import ACTIVATIONS, our_names, shape_of, transformers_names
-from overnight.files import write_json
+from overnight.exchange import safe_torch, tokenizer_files, tokenizer_reading
+from overnight.exchange.names import ACTIVATIONS, our_names, refuse_other_shape, shape_of, transformers_names
+from overnight.files import is_file_name, write_json
 from overnight.pretrained import Pretrained
 from overnight.runs import read_json
-from overnight.tokenizers import Tokenizer
-from overnight.tokenizers.bpe import BPETokenizer
-from overnight.tokenizers.gpt2 import GPT2Tokenizer
 
-TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 SINGLE, SHARDED, PICKLED = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 FIXED = {  # what a GPT-2 of ours does; a configuration that says otherwise is another model
     "layer_norm_epsilon": 1e-5,
@@ -46,11 +42,15 @@ def read(folder: Path) -> Pretrained:
         raise UserError(f"{where}: n_head is missing")
     tensors = our_names(_tensors(folder), str(folder))
     model, block_size = shape_of(tensors, n_head, activation, str(folder))
-    tokenizer, notes = tokenizer_in(folder), list[str]()
-    if model.vocab_size == GPT2Tokenizer().vocab_size and not any((folder / name).exists() for name in TOKENIZERS):
-        tokenizer = GPT2Tokenizer()
-        notes.append("no tokenizer lies beside the weights: by the number of ids it is taken for GPT-2's")
-    return Pretrained(str(folder), model, block_size, tensors, tokenizer, notes)
+    refuse_other_shape(config, tensors, str(where))
+    rows = tensors["wte.weight"].shape[0]
+    if not any((folder / name).exists() for name in tokenizer_reading.FILES):
+        return Pretrained(str(folder), model, block_size, tensors, *tokenizer_reading.assumed(rows))
+    tokenizer, other = tokenizer_reading.read(folder)
+    if tokenizer is not None and tokenizer.vocab_size > rows:
+        raise UserError(f"{folder}: its tokenizer has {tokenizer.vocab_size} ids, but wte.weight {rows} rows")
+    notes = [f"its tokenizer is not known here: {other}"] if other else []
+    return Pretrained(str(folder), model, block_size, tensors, tokenizer, notes, other_tokenizer=other)
 
 
 def write(pretrained: Pretrained, folder: Path, dtype: torch.dtype) -> None:
@@ -97,52 +97,13 @@ def _generation(pretrained: Pretrained, end: int | None) -> dict[str, Any]:
     return settings | ({"suppress_tokens": list(range(known, rows))} if known < rows else {})
 
 
-def tokenizer_in(folder: Path) -> Tokenizer | None:
-    """The tokenizer of a folder: GPT-2's, or one that `bpe:SIZE` could have written; None for any other or none."""
-    file = folder / "tokenizer.json"
-    if not file.is_file():
-        return _from_vocabulary(folder)
-    try:
-        content = file.read_text(encoding="utf-8")
-        stored = read_json(file)
-        size = len(stored["model"]["vocab"])
-        if size == GPT2Tokenizer().vocab_size and _is_gpt2(stored):
-            return GPT2Tokenizer()
-        if (simple := tokenizer_files.from_json(content)) is not None:
-            return simple
-        return BPETokenizer.from_json(f"bpe:{size}", content)
-    except (OSError, ValueError, UserError, LookupError, TypeError, AttributeError):  # of another kind
-        return None
-
-
-def _from_vocabulary(folder: Path) -> Tokenizer | None:
-    """GPT-2's tokenizer where its older files, vocab.json and merges.txt, are its own."""
-    merges = folder / "merges.txt"
-    if not merges.is_file():
-        return None
-    found = [line for line in merges.read_text(encoding="utf-8").split("\n") if line and line[:8] != "#version"]
-    return GPT2Tokenizer() if found == _gpt2_merges() else None
-
-
-def _is_gpt2(stored: dict[str, Any]) -> bool:
-    merges = stored["model"]["merges"]
-    return [merge if isinstance(merge, str) else " ".join(merge) for merge in merges] == _gpt2_merges()
-
-
-def _gpt2_merges() -> list[str]:
-    return [f"{left} {right}" for left, right in GPT2Tokenizer().merges]
-
-
 def _tensors(folder: Path) -> dict[str, Tensor]:
     """The tensors of one safetensors file, of several with an index, or of an older pytorch_model.bin."""
     if (folder / SINGLE).is_file():
         return _safetensors(folder / SINGLE)
     if (folder / SHARDED).is_file():
-        names = read_json(folder / SHARDED).get("weight_map")
-        if not isinstance(names, dict) or not all(_plain(name) for name in names.values()):
-            raise UserError(f"{folder / SHARDED}: 'weight_map' must name files of this folder")
         tensors: dict[str, Tensor] = {}
-        for name in sorted(set(names.values())):
+        for name in shards(folder / SHARDED):
             tensors |= _safetensors(folder / name)
         return tensors
     if (folder / PICKLED).is_file():
@@ -151,8 +112,13 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
     raise UserError(f"{folder} has no weights: none of {SINGLE}, {SHARDED}, {PICKLED}")
 
 
-def _plain(name: object) -> bool:
-    return isinstance(name, str) and name == Path(name).name and name not in ("", "..")
+def shards(index: Path) -> list[str]:
+    """The files that model.safetensors.index.json names; UserError where they are not of its own folder."""
+    names = read_json(index).get("weight_map")
+    found = list(names.values()) if isinstance(names, dict) else []
+    if not found or not all(is_file_name(name) and str(name).endswith(".safetensors") for name in found):
+        raise UserError(f"{index}: 'weight_map' must name safetensors files of this folder")
+    return sorted(set(found))
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:

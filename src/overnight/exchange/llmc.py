@@ -14,8 +14,8 @@ from torch import Tensor
 
 from overnight.errors import UserError
 from overnight.exchange.names import our_names, shape_of, transformers_names
+from overnight.exchange.tokenizer_reading import assumed
 from overnight.pretrained import Pretrained
-from overnight.tokenizers.gpt2 import GPT2Tokenizer
 
 MAGIC, HEADER = 20240326, 256
 VERSIONS = {3: torch.float32, 5: torch.bfloat16}
@@ -72,8 +72,7 @@ def read(path: Path) -> Pretrained:
             tensors[name] = torch.frombuffer(content, dtype=dtype).view(shape).float()
     tensors["wte.weight"] = tensors["wte.weight"][:vocab_size].clone()  # the others are padding, never trained
     model, _ = shape_of(tensors, n_head, "gelu_tanh", str(path))
-    tokenizer = GPT2Tokenizer() if vocab_size == GPT2Tokenizer().vocab_size else None
-    return Pretrained(str(path), model, block_size, tensors, tokenizer)
+    return Pretrained(str(path), model, block_size, tensors, *assumed(vocab_size))
 
 
 def write(pretrained: Pretrained, path: Path, dtype: torch.dtype) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +30,9 @@ def our_names(found: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     if len(plain) != len(found):
         raise UserError(f"{where}: two tensors have the same name but for a prefix")
     tensors = {name: tensor.detach() for name, tensor in plain.items() if not name.endswith(BUFFERS)}
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise UserError(f"{where}: '{name}' has values of type {tensor.dtype}: quantized weights cannot be read")
     head = tensors.pop("lm_head.weight", None)
     for name in ("wte.weight", "wpe.weight", "h.0.attn.c_attn.weight"):
         if name not in tensors:
@@ -80,6 +84,27 @@ def shape_of(tensors: Mapping[str, Tensor], n_head: int, activation: str, where:
         vocab_size=vocab_size,
     )
     return config, tensors["wpe.weight"].shape[0]
+
+
+def refuse_other_shape(described: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> None:
+    """UserError where `described`, what a file says of the model, is not what its tensors by our names have.
+
+    Keys are those of transformers and nanoGPT; what is left out or None says nothing.
+    """
+    vocab_size, n_embd = tensors["wte.weight"].shape
+    block_size, inner = tensors["wpe.weight"].shape[0], tensors.get("h.0.mlp.c_fc.weight")
+    found = {
+        "n_layer": len({name.split(".")[1] for name in tensors if name.startswith("h.")}),
+        "n_embd": n_embd,
+        "vocab_size": vocab_size,
+        "n_positions": block_size,
+        "block_size": block_size,
+        "n_inner": None if inner is None else inner.shape[0],
+        "bias": "ln_f.bias" in tensors,
+    }
+    for key, value in found.items():
+        if value is not None and described.get(key) not in (None, value):
+            raise UserError(f"{where}: {key} is {described[key]!r}, but the tensors have {value}")
 
 
 def _refuse_odd(name: object, tensor: Tensor, where: str) -> None:

@@ -12,15 +12,16 @@ from overnight import checkpoint
 from overnight.config import OptimConfig
 from overnight.data.foreign.meta import NAME, read_meta, write_meta
 from overnight.errors import UserError
-from overnight.exchange.names import our_names, shape_of
+from overnight.exchange.names import our_names, refuse_other_shape, shape_of
 from overnight.exchange.safe_torch import load
+from overnight.exchange.tokenizer_reading import assumed
+from overnight.files import is_file_name
 from overnight.model import GPT, weights
 from overnight.pretrained import MOMENTS, Pretrained
 from overnight.runs import RunFolder
 from overnight.tokenizers import Tokenizer
 from overnight.tokenizers.gpt2 import GPT2Tokenizer
 
-GPT2_IDS, ROUNDED_UP = 50_257, 50_304
 FILE = "ckpt.pt"
 NO_LOSS = 1e9  # nanoGPT's own best loss before there is one
 
@@ -45,22 +46,26 @@ def read(path: Path) -> Pretrained:
         raise UserError(f"{path} does not say how many heads the model has ('model_args' or 'config')")
     tensors = our_names(state, str(path))
     model, block_size = shape_of(tensors, n_head, activation, str(path))
-    notes = [MOMENTS] if "optimizer" in content else []
-    return Pretrained(str(path), model, block_size, tensors, _tokenizer(path, content, model.vocab_size or 0), notes)
+    refuse_other_shape(described, tensors, str(path))
+    tokenizer, notes = _tokenizer(path, content, tensors["wte.weight"].shape[0])
+    notes += [MOMENTS] if "optimizer" in content else []
+    return Pretrained(str(path), model, block_size, tensors, tokenizer, notes)
 
 
-def _tokenizer(path: Path, content: dict[str, Any], rows: int) -> Tokenizer | None:
-    """That of the dataset's meta.pkl, beside the checkpoint or where nanoGPT keeps it; GPT-2's for as many ids, also
-    rounded up."""
+def _tokenizer(path: Path, content: dict[str, Any], rows: int) -> tuple[Tokenizer | None, list[str]]:
+    """That of the dataset's meta.pkl, beside the checkpoint or where nanoGPT keeps it, else what the `rows` suggest;
+    and what there is to say about it."""
     dataset = content["config"].get("dataset") if isinstance(content.get("config"), dict) else None
     folders = [path.parent]
-    if isinstance(dataset, str) and dataset == Path(dataset).name:
-        folders.append(path.resolve().parent.parent / "data" / dataset)
+    if is_file_name(dataset):
+        folders.append(path.resolve().parent.parent / "data" / str(dataset))
     for folder in folders:
         if (folder / NAME).is_file():
             found = read_meta(folder / NAME)
-            return found if found.vocab_size <= rows else None
-    return GPT2Tokenizer() if rows in (GPT2_IDS, ROUNDED_UP) else None
+            if found.vocab_size <= rows:
+                return found, []
+            return None, [f"{folder / NAME} has {found.vocab_size:,} ids, more than the {rows:,} here: it is another's"]
+    return assumed(rows)
 
 
 def write(pretrained: Pretrained, folder: Path, dtype: torch.dtype) -> None:

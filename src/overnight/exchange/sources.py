@@ -21,9 +21,11 @@ OPENAI = {  # the hub's repositories of OpenAI's four GPT-2
     "gpt2-large": "openai-community/gpt2-large",
     "gpt2-xl": "openai-community/gpt2-xl",
 }
+ALONE = (nanogpt.FILE, "model.bin")  # the one file with weights in a folder of nanoGPT, and in an export to llm.c
 KINDS = (
     "a run folder, a folder in transformers' GPT-2 format, nanoGPT's ckpt.pt, build-nanogpt's model_*.pt, "
-    "llm.c's .bin checkpoint, gpt2, gpt2-medium, gpt2-large, gpt2-xl, or the hub's OWNER/NAME"
+    "llm.c's .bin checkpoint, a folder with one of these, gpt2, gpt2-medium, gpt2-large, gpt2-xl, or the hub's "
+    "OWNER/NAME"
 )
 
 
@@ -40,8 +42,10 @@ def read(source: str, which: str = "best", say: Callable[[str], None] = _tell) -
     path = Path(source)
     if path.is_dir():
         return _folder(path, which)
+    if which not in ("best", "last"):
+        raise UserError(f"{source} has no checkpoint '{which}'; it is no run")
     if path.is_file():
-        return llmc.read(path) if llmc.is_one(path) else nanogpt.read(path)
+        return _file(path)
     if source in OPENAI:
         return huggingface.read(hub.fetch(OPENAI[source], say))
     # the name of a folder that is mistyped is no name of the hub where the folder around it is there
@@ -51,13 +55,42 @@ def read(source: str, which: str = "best", say: Callable[[str], None] = _tell) -
 
 
 def _folder(path: Path, which: str) -> Pretrained:
-    if (path / "config.json").is_file():
-        content = read_json(path / "config.json")
-        return _run(path, which) if content.get("format") == "overnight-config" else huggingface.read(path)
-    checkpoints = sorted(path.glob("model_*.pt"))  # build-nanogpt's log folder: the last is the newest
-    if (path / "ckpt.pt").is_file() or checkpoints:
-        return nanogpt.read(path / "ckpt.pt" if (path / "ckpt.pt").is_file() else checkpoints[-1])
+    config = path / "config.json"
+    if config.is_file() and read_json(config).get("format") == "overnight-config":
+        return _run(path, which)
+    steps = _by_step(path)
+    if which.isdigit() and int(which) in steps:
+        return _file(steps[int(which)])
+    if which not in ("best", "last"):
+        what = f"there are: {', '.join(map(str, sorted(steps)))}" if steps else "it is no run"
+        raise UserError(f"{path} has no checkpoint '{which}'; {what}")
+    if config.is_file():
+        return huggingface.read(path)
+    for name in ALONE:
+        if (path / name).is_file():
+            return _file(path / name)
+    if steps:
+        return _file(steps[max(steps)])
     raise UserError(f"{path} has no weights that can be read: it must be {KINDS}")
+
+
+def _by_step(path: Path) -> dict[int, Path]:
+    """The checkpoints in a log folder of build-nanogpt or llm.c: model_00250.pt, model_00000250.bin."""
+    found = {file: re.fullmatch(r"model_(\d+)\.(?:pt|bin)", file.name) for file in sorted(path.iterdir())}
+    return {int(match[1]): file for file, match in found.items() if match and file.is_file()}
+
+
+def _file(path: Path) -> Pretrained:
+    return llmc.read(path) if llmc.is_one(path) else nanogpt.read(path)
+
+
+def use(source: str, which: str = "best") -> Pretrained:
+    """As `read`, for weights that are used as they are: what was assumed about them is said on standard error."""
+    found = read(source, which)
+    for note in found.notes:
+        if note != MOMENTS:
+            _tell(f"note: {note}")
+    return found
 
 
 def _run(path: Path, which: str) -> Pretrained:

@@ -13,6 +13,7 @@ from overnight.errors import UserError, suggestion
 from overnight.plugins import imported, require_trust
 from overnight.tokenizers.base import END_OF_TEXT, Ids, Tokenizer, dtype_for, prompt_ids, repair
 from overnight.tokenizers.bpe import BPETokenizer, size_of
+from overnight.tokenizers.byte_level import ByteLevelTokenizer
 from overnight.tokenizers.gpt2 import GPT2Tokenizer
 from overnight.tokenizers.simple import BytesTokenizer, CharTokenizer, IdsTokenizer, ids_size
 
@@ -30,6 +31,7 @@ __all__ = [
     "needs_texts",
     "prompt_ids",
     "repair",
+    "same_ids",
     "train",
 ]
 
@@ -80,6 +82,13 @@ def train(name: str, texts: Iterable[str], *, end_of_text: bool = True) -> Token
     others always have one. Raises UserError for an unknown name, a bad size, or too little text.
     """
     return _factory(name).train(name, texts, end_of_text)
+
+
+def same_ids(one: Tokenizer, other: Tokenizer) -> bool:
+    """Whether they give the same ids for every text. How a tokenizer.json is laid out says nothing of that."""
+    if isinstance(one, ByteLevelTokenizer) and isinstance(other, ByteLevelTokenizer):
+        return one.merges == other.merges  # all else follows from them
+    return (one.name, one.to_json()) == (other.name, other.to_json())
 
 
 def needs_texts(name: str) -> bool:

@@ -16,6 +16,7 @@ from overnight.tokenizers.base import END_OF_TEXT, repair
 from overnight.tokenizers.byte_level import BYTE_OF, ByteLevelTokenizer, names_of, ranks_of
 
 SMALLEST = 257  # 256 bytes and end of text
+CUT = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}  # how text is cut before merges
 LARGEST = 1_000_000  # far beyond any vocabulary in use: a slip of the finger
 
 
@@ -75,13 +76,16 @@ class BPETokenizer(ByteLevelTokenizer):
     def to_json(self) -> str:
         return self._content
 
-    def check(self) -> None:
-        """Raises UserError where tokenizer.json says what this class does not do."""
+    def difference(self) -> str:
+        """What tokenizer.json says that this class does not do; empty where there is nothing."""
         try:
-            reason = _difference(json.loads(self._content), self.merges, self.vocab_size)
+            return _difference(json.loads(self._content), self.merges, self.vocab_size)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            reason = repr(error)
-        if reason:
+            return repr(error)
+
+    def check(self) -> None:
+        """Raises UserError where there is a `difference`."""
+        if reason := self.difference():
             raise UserError(f"not the byte-level BPE tokenizer '{self.name}' ({reason}); prepare the dataset again")
 
     def _ranks(self) -> dict[bytes, int]:
@@ -104,16 +108,21 @@ def _encodable(text: str) -> str:
 
 def _difference(stored: dict[str, Any], merges: list[tuple[str, str]], size: int) -> str:
     """What keeps a tokenizer.json from being GPT-2's algorithm with these merges; empty where nothing does."""
-    model, cut = stored["model"], stored["pre_tokenizer"]
+    model, cut, after = stored["model"], stored["pre_tokenizer"] or {}, stored["post_processor"]
     names = names_of(merges)
     special = [(token["content"], token["id"]) for token in stored["added_tokens"]]
+    spaces = [token[flag] for token in stored["added_tokens"] for flag in ("lstrip", "rstrip", "single_word")]
     expected = [
         (model["type"], "BPE", "model"),
         (len(names), size, "number of ids"),
         (model["vocab"], {name: i for i, name in enumerate(names)}, "vocabulary in the order of the merges"),
         (special, [(END_OF_TEXT, size - 1)], "added tokens"),
+        (any(spaces), False, "rule for the spaces around added tokens"),
         (stored["normalizer"], None, "normalizer"),
-        ((cut["type"], cut["add_prefix_space"], cut["use_regex"]), ("ByteLevel", False, True), "pre-tokenizer"),
+        ([cut.get(key) for key in CUT], list(CUT.values()), "pre-tokenizer"),
+        (after is None or after["type"] == "ByteLevel", True, "post-processor"),  # it moves offsets, and adds no ids
+        ((stored["decoder"] or {}).get("type"), "ByteLevel", "decoder"),
+        (model["continuing_subword_prefix"] or model["end_of_word_suffix"] or "", "", "prefix or suffix of subwords"),
         (model["dropout"], None, "dropout"),
         (model["ignore_merges"], False, "ignore_merges"),
     ]
