@@ -11,7 +11,7 @@ from torch import Tensor
 from overnight.config import ModelConfig
 from overnight.errors import UserError
 from overnight.model import GPT, check_weights, load_weights
-from overnight.tokenizers import Tokenizer, same_ids
+from overnight.tokenizers import IdsTokenizer, Tokenizer, same_ids
 
 MOMENTS = "the optimizer's moments stay behind"
 OURS = ("gpt2", "bytes", "chars", "bpe")  # the tokenizers that say which text an id stands for
@@ -74,7 +74,7 @@ class Pretrained:
                 f"{data} was prepared with the tokenizer {tokenizer.name}, {self.where} was trained with one that is "
                 f"not known here: {self.other_tokenizer}"
             )
-        if own is not None and not same_ids(own, tokenizer):
+        if own is not None and not _may_be_one(own, tokenizer):
             raise UserError(
                 f"{data} was prepared with the tokenizer {tokenizer.name}, {self.where} was trained with "
                 f"{'another ' if own.name == tokenizer.name else ''}{own.name}: prepare the text with that one"
@@ -91,3 +91,10 @@ class Pretrained:
         gpt = GPT(self.model, self.block_size)
         load_weights(gpt, self.tensors, self.where)
         return gpt.eval()
+
+
+def _may_be_one(one: Tokenizer, other: Tokenizer) -> bool:
+    """Whether nothing says that they differ: ids:SIZE says how many ids there are, and not what they stand for."""
+    if isinstance(one, IdsTokenizer) or isinstance(other, IdsTokenizer):
+        return one.vocab_size == other.vocab_size
+    return same_ids(one, other)

@@ -112,3 +112,62 @@ def test_names_that_are_not_there(fake, tmp_path, monkeypatch):
     fake.commit("some/empty", {"config.json": b"{}"})
     with pytest.raises(UserError, match="no weights"):
         sources.read("some/empty")
+
+
+@pytest.fixture
+def sharded(fake: FakeHub, tmp_path: Path) -> dict[str, bytes]:
+    """The files of a model whose weights are in several, under names that nothing but their index tells."""
+    oracle().save_pretrained(tmp_path / "sharded", max_shard_size="20KB")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "sharded").iterdir()}
+    index = json.loads(files["model.safetensors.index.json"])
+    assert len(set(index["weight_map"].values())) > 1
+    odd = {name: name.replace("model-", "part-") for name in files if name.endswith(".safetensors")}
+    index["weight_map"] = {tensor: odd[name] for tensor, name in index["weight_map"].items()}
+    return {odd.get(name, name): content for name, content in files.items()} | {
+        "model.safetensors.index.json": json.dumps(index).encode(),
+        "model-of-another-kind.safetensors": b"not named by the index",
+    }
+
+
+def test_the_index_says_which_files_are_fetched(fake, sharded):
+    fake.commit("some/sharded", sharded)
+    read = sources.read("some/sharded")
+    assert (logits(oracle(), tokens(97)) - logits(read.build(), tokens(97))).abs().max() < 1e-5
+    named = {name for name in sharded if name.startswith("part-")}
+    assert set(fake.fetched()) == {"config.json", "model.safetensors.index.json", *named}
+    before = sum(fake.fetched().values())
+    sources.read("some/sharded")
+    assert sum(fake.fetched().values()) == before
+
+
+def test_a_sharded_model_that_huggingface_hub_has_kept_is_used(fake, sharded):
+    from huggingface_hub import hf_hub_download
+
+    fake.commit("some/sharded", sharded)
+    names = [name for name in sharded if name.startswith("part-")]
+    for name in ("config.json", "model.safetensors.index.json", *names[1:]):
+        hf_hub_download("some/sharded", name, endpoint=fake.url)
+    before = sum(fake.fetched().values())
+    sources.read("some/sharded")
+    assert sum(fake.fetched().values()) == before + 1  # the one that was not there
+    hf_hub_download("some/sharded", names[0], endpoint=fake.url)
+    assert hub.fetch("some/sharded", print).parent.name == "snapshots"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("../outside.safetensors", "of this folder"),
+        ("deep/inside.safetensors", "of this folder"),
+        ("..\\outside.safetensors", "of this folder"),
+        ("config.json", "of this folder"),
+        ("part-none.safetensors", "which is not there"),
+    ],
+)
+def test_an_index_that_names_what_it_may_not(name, told, fake, sharded):
+    index = {"weight_map": {"transformer.wte.weight": name}}
+    fake.commit("some/odd", sharded | {"model.safetensors.index.json": json.dumps(index).encode()})
+    with pytest.raises(UserError, match=told) as refusal:
+        sources.read("some/odd")
+    assert "\n" not in str(refusal.value)
+    assert set(fake.fetched()) == {"config.json", "model.safetensors.index.json"}

@@ -49,7 +49,7 @@ def read(folder: Path) -> Pretrained:
     tokenizer, other = tokenizer_reading.read(folder)
     if tokenizer is not None and tokenizer.vocab_size > rows:
         raise UserError(f"{folder}: its tokenizer has {tokenizer.vocab_size} ids, but wte.weight {rows} rows")
-    notes = [f"its tokenizer is not known here: {other}"] if other else []
+    notes = tokenizer_reading.noted(other)
     return Pretrained(str(folder), model, block_size, tensors, tokenizer, notes, other_tokenizer=other)
 
 

@@ -14,7 +14,7 @@ from overnight.data.foreign.meta import NAME, read_meta, write_meta
 from overnight.errors import UserError
 from overnight.exchange.names import our_names, refuse_other_shape, shape_of
 from overnight.exchange.safe_torch import load
-from overnight.exchange.tokenizer_reading import assumed
+from overnight.exchange.tokenizer_reading import assumed, noted
 from overnight.files import is_file_name
 from overnight.model import GPT, weights
 from overnight.pretrained import MOMENTS, Pretrained
@@ -47,25 +47,30 @@ def read(path: Path) -> Pretrained:
     tensors = our_names(state, str(path))
     model, block_size = shape_of(tensors, n_head, activation, str(path))
     refuse_other_shape(described, tensors, str(path))
-    tokenizer, notes = _tokenizer(path, content, tensors["wte.weight"].shape[0])
+    tokenizer, notes, other = _tokenizer(path, content, tensors["wte.weight"].shape[0])
     notes += [MOMENTS] if "optimizer" in content else []
-    return Pretrained(str(path), model, block_size, tensors, tokenizer, notes)
+    return Pretrained(str(path), model, block_size, tensors, tokenizer, notes, other_tokenizer=other)
 
 
-def _tokenizer(path: Path, content: dict[str, Any], rows: int) -> tuple[Tokenizer | None, list[str]]:
-    """That of the dataset's meta.pkl, beside the checkpoint or where nanoGPT keeps it, else what the `rows` suggest;
-    and what there is to say about it."""
+def _tokenizer(path: Path, content: dict[str, Any], rows: int) -> tuple[Tokenizer | None, list[str], str]:
+    """That of the dataset's meta.pkl, else what the `rows` suggest; with notes, and why it is none of ours."""
+    meta = _meta(path, content)
+    if meta is None:
+        return *assumed(rows), ""
+    found = read_meta(meta)
+    if found.vocab_size <= rows:
+        return found, [], ""
+    other = f"{meta} has {found.vocab_size:,} ids, more than the {rows:,} rows of wte.weight"
+    return None, noted(other), other
+
+
+def _meta(path: Path, content: dict[str, Any]) -> Path | None:
+    """The dataset's meta.pkl, beside the checkpoint or where nanoGPT keeps it."""
     dataset = content["config"].get("dataset") if isinstance(content.get("config"), dict) else None
     folders = [path.parent]
     if is_file_name(dataset):
         folders.append(path.resolve().parent.parent / "data" / str(dataset))
-    for folder in folders:
-        if (folder / NAME).is_file():
-            found = read_meta(folder / NAME)
-            if found.vocab_size <= rows:
-                return found, []
-            return None, [f"{folder / NAME} has {found.vocab_size:,} ids, more than the {rows:,} here: it is another's"]
-    return assumed(rows)
+    return next((folder / NAME for folder in folders if (folder / NAME).is_file()), None)
 
 
 def write(pretrained: Pretrained, folder: Path, dtype: torch.dtype) -> None:

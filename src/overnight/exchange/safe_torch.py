@@ -59,8 +59,11 @@ def _look_through(path: Path) -> None:
     """Raises Refused for what would be larger in memory than it is in the file, before any of it is carried out."""
     if not zipfile.is_zipfile(path):
         with path.open("rb") as file:
-            for _ in range(PICKLES):
-                _check_names(file)
+            try:
+                for _ in range(PICKLES):
+                    _check_names(file)
+            except ValueError:
+                raise ValueError("it is in none of the forms that torch writes") from None
         return
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()

@@ -88,7 +88,7 @@ def use(source: str, which: str = "best") -> Pretrained:
     """As `read`, for weights that are used as they are: what was assumed about them is said on standard error."""
     found = read(source, which)
     for note in found.notes:
-        if note != MOMENTS:
+        if note != MOMENTS and not found.other_tokenizer:  # which is told where the tokenizer is asked for
             _tell(f"note: {note}")
     return found
 

@@ -33,6 +33,11 @@ def assumed(rows: int) -> tuple[Tokenizer | None, list[str]]:
     return GPT2Tokenizer(), [f"takes GPT-2's tokenizer, since none is named and there are {rows:,} ids"]
 
 
+def noted(other: str) -> list[str]:
+    """A note that a tokenizer is none of ours, with the reason; none where there is no reason."""
+    return [f"its tokenizer is not known here: {other}"] if other else []
+
+
 def read(folder: Path) -> tuple[Tokenizer | None, str]:
     """The tokenizer in `folder`, or why it is none of ours; UserError where a file of it cannot be read."""
     try:
@@ -45,11 +50,11 @@ def read(folder: Path) -> tuple[Tokenizer | None, str]:
 
 def _known(content: str) -> Tokenizer:
     """GPT-2's tokenizer, or one that bytes, chars or bpe:SIZE could have written; Unknown for another."""
-    if (simple := tokenizer_files.from_json(content)) is not None:
+    model = json.loads(content)["model"]
+    if not model.get("merges") and (simple := tokenizer_files.from_json(content)) is not None:
         return simple
-    size = len(json.loads(content)["model"]["vocab"])
     try:
-        found = BPETokenizer(f"bpe:{size}", content)
+        found = BPETokenizer(f"bpe:{len(model['vocab'])}", content)
     except UserError as error:
         raise Unknown(str(error)) from None
     if reason := found.difference():
