@@ -14,6 +14,8 @@ from typing import Any
 import torch
 
 from overnight import checkpoint, generate, optim, session, tracking
+from overnight.bands import Look, in_the_run
+from overnight.bands import find as find_band
 from overnight.config import Config, EvalConfig
 from overnight.console import Console
 from overnight.data.mixture import Mixture
@@ -25,7 +27,7 @@ from overnight.machine import device as machine
 from overnight.model import GPT
 from overnight.presets import PRESETS
 from overnight.pretrained import Pretrained
-from overnight.runs import RunFolder
+from overnight.runs import RunFolder, datasets_of
 from overnight.tokenizers import Tokenizer, prompt_ids
 from overnight.training import Hook, Training
 from overnight.training import train as train_loop
@@ -153,6 +155,8 @@ def train(
                 finished = train_loop(training, used)
             _report(out, printer)
             if finished:
+                for line in _beside_the_band(out):
+                    printer.line(line)
                 printer.line(summary(training))
     if not finished:
         raise Stopped(f"{out} stopped at step {training.step}")
@@ -198,6 +202,26 @@ def _report(out: Path, console: Console) -> None:
         console.line(f"the report could not be written: {error}")
 
 
+def _band(training: Training) -> Callable[[Look], str] | None:
+    """What says where an evaluation lies in the band of the run's preset, where that has one."""
+    band = find_band(training.config.preset)
+    if band is None:
+        return None
+    return in_the_run(band, datasets_of(training.folder.path)[-1])
+
+
+def _beside_the_band(out: Path) -> list[str]:
+    """The verdict on a finished run; that a damaged band cannot be read takes nothing from it."""
+    from overnight.report.bands import verdict
+    from overnight.report.run_data import read_run
+
+    try:
+        found = verdict(read_run(out))
+    except (OSError, UserError) as error:
+        return [f"the run could not be set beside a band: {error}"]
+    return [] if found is None else found.sentences()
+
+
 class Stopped(Exception):
     """The run was asked to end before its last step; it has its checkpoint."""
 
@@ -213,6 +237,7 @@ def default_hooks(training: Training, data: Mixture) -> list[Hook]:
         tokens=observe.eval.tokens,
         train_streams={corpus.name: session.open_stream(corpus.manifest, "train") for corpus in data.corpora},
         train_tokens=observe.eval.train_tokens,
+        band=_band(training),
     )
     hooks: list[Hook] = [validation] if observe.eval.every else []
     if observe.sample.every:

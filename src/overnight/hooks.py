@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from overnight import generate
+from overnight.bands import Look
 from overnight.config import SampleConfig
 from overnight.evals.base import Eval, headline
 from overnight.evals.loss import Loss, mean_loss, mixed
@@ -40,6 +41,8 @@ class Validation:
     tokens: int = 0
     train_streams: dict[str, TokenStream] = field(default_factory=dict)
     train_tokens: int = 0
+    band: Callable[[Look], str] | None = None
+    """Words on where an evaluation lies in the preset's band."""
     first: bool = True
 
     def run(self, training: Training) -> None:
@@ -68,7 +71,14 @@ class Validation:
         bits = f"{loss.bits_per_byte:.3f} bits per byte, " if loss.bytes else ""  # ids alone have no known text
         training.console.line(
             f"step {training.step}: validation loss {loss.mean:.4f} ({bits}{loss.tokens:,} tokens){seen}"
+            f"{self._place(training.step, loss)}"
         )
+
+    def _place(self, step: int, loss: Loss) -> str:
+        if self.band is None:
+            return ""
+        words = self.band(Look(step, loss.mean, loss.tokens, loss.bits_per_byte, loss.error))
+        return f"; {words}" if words else ""
 
     def _measure(self, training: Training, stream: TokenStream, tokens: int) -> Loss:
         micro_batch = int(training.folder.decided("micro_batch", training.step))

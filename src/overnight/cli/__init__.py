@@ -24,6 +24,7 @@ COMMANDS = {  # name: what it does, as `overnight --help` prints it
     "inspect": "the tensors of a run, or of weights from elsewhere: norms, singular values, pictures",
     "watch": "follow runs while they go, on a page of this machine or in the terminal",
     "report": "one self-contained HTML file from one or several runs",
+    "compare": "is one recipe better than another: the difference of runs, with its interval",
 }
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from overnight.data.dataset import Manifest, load_tokenizer
+from overnight.data.identity import identity
 from overnight.errors import UserError
 from overnight.tokenizers import Tokenizer
 
@@ -85,6 +86,8 @@ class Mixture:
     def to_json(self) -> dict[str, Any]:
         """The entry in attempts.jsonl."""
         entry: dict[str, Any] = {"path": self.path, "fingerprint": self.fingerprint}
+        if len(self.corpora) == 1:
+            entry |= identity(self.first)
         if len(self.corpora) == 1 and self.first.foreign:  # its folder has no manifest.json for the report
             splits = {name: {"tokens": split["tokens"]} for name, split in self.first.splits.items()}
             entry["manifest"] = {**self.first.to_json(), "splits": splits}
@@ -95,6 +98,7 @@ class Mixture:
                     "path": corpus.path,
                     "fingerprint": corpus.manifest.fingerprint,
                     "weight": corpus.weight,
+                    **identity(corpus.manifest),
                 }
                 for corpus in self.corpora
             ]

@@ -12,6 +12,7 @@ import numpy as np
 
 from overnight.errors import UserError
 from overnight.evals.baselines import COMPLETION
+from overnight.report.bands import reference
 from overnight.report.metrics_file import TaskResult
 from overnight.report.run_data import RunData, read_run
 from overnight.report.series import Clock, Series, by_step, drawable
@@ -31,8 +32,13 @@ NAMES = {"train": "train.loss", "trl": "train.loss", "val": "eval.val_loss", "te
 
 
 def read(path: Path, tokens_per_step: int = 0) -> RunData:
-    """A run folder, or a log of another program; a UserError where it is neither."""
-    return read_log(path, tokens_per_step) if path.is_file() else read_run(path)
+    """A run folder, with its place in the band of its preset, or a log of another program; a UserError where it is
+    neither."""
+    if path.is_file():
+        return read_log(path, tokens_per_step)
+    run = read_run(path)
+    run.reference = reference(run)
+    return run
 
 
 def read_log(path: Path, tokens_per_step: int = 0) -> RunData:
