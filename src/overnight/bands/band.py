@@ -10,7 +10,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -154,6 +154,7 @@ def read(path: Path) -> Band:
     return from_json(content, str(path))
 
 
+@lru_cache(maxsize=32)
 def find(preset: str) -> Band | None:
     """The band that is shipped for a preset, if there is one."""
     if not preset.replace("-", "").isalnum():  # a name of one's own may be anything; those of presets are plain
