@@ -48,6 +48,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-un
         packages.mkdir()
         (packages / "wandb.py").write_text(WANDB.format(got=str(got), init=init, log=log))
         monkeypatch.syspath_prepend(str(packages))
+        monkeypatch.setattr("overnight.tracking.processes.PATIENCE", 60.0)  # machines that test may be busy
         source = str(Path(overnight.__file__).parents[1])
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(packages), source]))
         return got
@@ -102,13 +103,13 @@ def test_a_tracker_that_fails_says_so_once(fake, run: Path) -> None:  # type: ig
 
 
 def test_a_tracker_that_hangs_is_left_behind(fake, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr("overnight.tracking.processes.PATIENCE", 0.3)
     fake(log="time.sleep(3 if step == 1 else 0)")
+    monkeypatch.setattr("overnight.tracking.processes.PATIENCE", 0.3)
     said = io.StringIO()
     begin = time.monotonic()
     with beside(run, WANTED, 0, Console(stream=said)):
         (run / "metrics.jsonl").write_text("".join(train_line(step) for step in range(1, 20_000)))
-    assert time.monotonic() - begin < 2.0
+    assert time.monotonic() - begin < 3.0
     assert "wandb: has not ended yet" in said.getvalue()
 
 
@@ -118,6 +119,21 @@ def test_an_exception_in_training_comes_through(fake, run: Path) -> None:  # typ
         (run / "metrics.jsonl").write_text(train_line(1))
         raise ZeroDivisionError
     assert lines(got)[1:] == [[1, {"train/loss": 2.0}]]
+
+
+def test_a_run_with_a_tracker_ends_as_one_without(  # type: ignore[no-untyped-def]
+    fake, overnight, dataset: Path, tiny: list[str], tmp_path: Path
+) -> None:
+    got = fake(log="time.sleep(0)")
+    for out, more in (("with", ["--trackers", "wandb"]), ("without", [])):
+        done = overnight("train", "demo", "--data", dataset, "--out", tmp_path / out, *tiny, *more)
+        assert ("wandb: https://wandb.test/run" in done.stdout) == bool(more)
+    weights = [tmp_path / out / "checkpoints" / "step_00000012" / "model.safetensors" for out in ("with", "without")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    metrics = [json.loads(line) for line in (tmp_path / "with" / "metrics.jsonl").read_text().splitlines()]
+    sent = [numbers["train/loss"] for _, numbers in lines(got)[1:] if "train/loss" in numbers]  # type: ignore[misc]
+    assert sent == [line["loss"] for line in metrics if line["kind"] == "train"]
+    assert not (tmp_path / "without" / "trackers").exists()
 
 
 def test_what_is_not_installed_is_told_before_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
