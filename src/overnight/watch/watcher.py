@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from overnight.errors import UserError
+from overnight.report.bands import reference
 from overnight.report.logs import read
 from overnight.report.run_data import RunData, RunReader
 from overnight.watch.state import State, state, waiting
@@ -88,7 +89,11 @@ class Watcher:
             self.readers.pop(path, None)
             return Seen(path, waiting(path), None, log_end(path))
         try:
-            run = read(path) if path.is_file() else self.readers.setdefault(path, RunReader(path)).read()
+            if path.is_file():
+                run = read(path)
+            else:
+                run = self.readers.setdefault(path, RunReader(path)).read()
+                run.reference = reference(run)
         except UserError as error:
             return Seen(path, State("waiting", str(error)), None, "")
         return Seen(path, state(run), run, log_end(path))
