@@ -4,12 +4,12 @@
     python benchmarks/hellaswag_against_build_nanogpt.py --build-nanogpt DIR --file hellaswag_val.jsonl [--rows 200]
 
 DIR is a checkout of build-nanogpt. Its own code runs: model, `render_example`, `iterate_examples`,
-`get_most_likely_row`, and the block of train_gpt2.py that evaluates, cut out of the script. It computes under autocast in bfloat16, as it is;
-and a second time with autocast taken out, in float32, as its hellaswag.py does when it runs alone. Three things are
-redirected: the data file, which it would download, is FILE; `tiktoken.get_encoding` gets GPT-2's merges from the
-package; what `get_most_likely_row` gives is noted down. Ours takes the same rows from their texts to the choices,
-build-nanogpt's protocol alone; with both protocols, as `overnight eval` does it, is a line of its own. The sides run in
-turns. In float32 all choices must be equal.
+`get_most_likely_row`, and the block of train_gpt2.py that evaluates, cut out of the script. It computes under autocast
+in bfloat16, as it is; and a second time with autocast taken out, in float32, as its hellaswag.py does when it runs
+alone. Three things are redirected: the data file, which it would download, is FILE; `tiktoken.get_encoding` gets
+GPT-2's merges from the package; what `get_most_likely_row` gives is noted down. Ours takes the same rows from their
+texts to the choices, build-nanogpt's protocol alone; with both protocols, as `overnight eval` does it, is a line of its
+own. The sides run in turns. In float32 all choices must be equal.
 """
 
 from __future__ import annotations

@@ -483,8 +483,11 @@ def test_attention_in_products_is_attention() -> None:
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 3, 40, 8, generator=generator, requires_grad=True) for _ in range(3))
     expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-    got = attend_in_products(q, k, v, 0.0)
+    got = attend_in_products(q, k, v, None, 0.0)
     assert torch.allclose(got, expected, atol=1e-6)
+    mask = torch.rand(2, 1, 40, 40, generator=generator) < torch.eye(40) + 0.5
+    masked = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    assert torch.allclose(attend_in_products(q, k, v, mask, 0.0), masked, atol=1e-6)
     expected.sum().backward()
     grads = [tensor.grad.clone() for tensor in (q, k, v)]
     for tensor in (q, k, v):
