@@ -38,6 +38,10 @@ class Arguments:
     """The examples of the one task that is named; by default fetched once and kept."""
     examples: Annotated[str, tyro.conf.arg(metavar="N")] = "0"
     """Only so many examples of each task, spread evenly over it; 0: all."""
+    harness: Annotated[str, tyro.conf.arg(metavar="TASKS")] = ""
+    """Tasks of the installed lm-evaluation-harness, separated by commas."""
+    calibrate: bool = False
+    """First score the released GPT-2 (124M) on the same tasks, and say whether its published numbers come out."""
     show: Annotated[int, tyro.conf.arg(metavar="N")] = 0
     """Print so many examples of each task, with what the model chose."""
     checkpoint: str = "best"
@@ -59,18 +63,22 @@ def main(arguments: Sequence[str]) -> int:
     from overnight.evals import alone, registry
     from overnight.files import to_json, write_json
 
-    asked = _with_file(registry.parse(given.evals or "loss"), given.file)
+    asked = _with_file(registry.parse(given.evals or ("" if given.harness else "loss")), given.file)
     wants_loss = any(one.name == "loss" for one in asked)
     data = (given.data or _own_dataset(given.source)) if wants_loss else given.data
     if given.save_baseline and not wants_loss:
         raise UserError("eval: --save-baseline keeps a loss: add it to --evals")
     evaluations = _evaluations(asked, given.examples)
+    if given.calibrate and not evaluations:
+        raise UserError("eval: --calibrate scores GPT-2 on the tasks of --evals: name one, as in hellaswag")
+    calibrated = _calibrate(evaluations, given) if given.calibrate else []
     subject = alone.open_subject(given.source, given.checkpoint, given.device, given.precision)
-    out = given.out or (_own_folder(given.source, subject) if evaluations else None)
-    told = subject.facts()
+    out = given.out or (_own_folder(given.source, subject) if evaluations or given.harness else None)
+    told = subject.facts() | ({"calibration": calibrated} if calibrated else {})
     if wants_loss and data is not None:
         told |= _loss(subject, data, given)
     results = [alone.task(subject, evaluation, out, _progress(evaluation.name)) for evaluation in evaluations]
+    results += _harness(given, out)
     if results:
         told["tasks"] = [alone.result_json(found) for found in results]
     if out is not None:
@@ -82,6 +90,44 @@ def main(arguments: Sequence[str]) -> int:
     for found in results:
         _print(subject, found, given.show)
     return 0
+
+
+def _calibrate(evaluations: list[Any], given: Arguments) -> list[str]:
+    """What the released GPT-2 gets, told at once."""
+    from overnight.evals import alone
+    from overnight.evals.calibrate import MODEL, calibration
+
+    released = alone.open_subject(MODEL, "best", given.device, given.precision)
+    lines = [
+        line
+        for evaluation in evaluations
+        for line in calibration(alone.task(released, evaluation, None, _progress(f"{MODEL}, {evaluation.name}")))
+    ]
+    for line in lines:
+        print(f"calibration: {line}", file=sys.stderr if given.json else sys.stdout)
+    return lines
+
+
+def _harness(given: Arguments, out: Path | None) -> list[Result]:
+    """What lm-evaluation-harness finds; its examples beside those of our own tasks."""
+    if not given.harness:
+        return []
+    from overnight.data.sizes import parse_count
+    from overnight.evals import alone
+    from overnight.evals.harness import run_harness
+
+    results = run_harness(
+        given.source,
+        [name.strip() for name in given.harness.split(",") if name.strip()],
+        checkpoint=given.checkpoint,
+        device=given.device,
+        precision=given.precision,
+        limit=parse_count(given.examples) or None,
+    )
+    if out is not None:
+        for found in results:
+            alone.write_rows(out, found)
+    return results
 
 
 def _with_file(asked: list[Asked], file: Path | None) -> list[Asked]:

@@ -22,7 +22,7 @@ from overnight.evals.loss import Loss, mean_loss
 from overnight.evals.remembered import remembering
 from overnight.evals.scoring import score
 from overnight.exchange import sources
-from overnight.files import write_atomic, write_json
+from overnight.files import to_json, write_atomic, write_json
 from overnight.machine import device as machine
 from overnight.model import GPT
 from overnight.pretrained import Pretrained
@@ -122,9 +122,15 @@ def task(
     identity: dict[str, object] = {"weights": str(subject.weights.identity), "precision": subject.precision}
     found = evaluation(remembering(scorer, kept, identity, subject.world, progress), tokenizer, subject.world)
     if out is not None and subject.world.rank == 0:
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found.rows)
-        write_atomic(out / f"{found.name}.jsonl", lines)
+        write_rows(out, found)
     return found
+
+
+def write_rows(out: Path, found: Result) -> None:
+    """The examples of a result as out/NAME.jsonl."""
+    out.mkdir(parents=True, exist_ok=True)
+    lines = "".join(to_json(row) + "\n" for row in found.rows)
+    write_atomic(out / f"{found.name.replace('/', '_')}.jsonl", lines)
 
 
 def result_json(found: Result) -> dict[str, Any]:

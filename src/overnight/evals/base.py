@@ -15,6 +15,9 @@ Scorer = Callable[[list[Question]], list[list[Answer]]]
 """Scores every ending of every question with the model at hand; on every rank, with all results on every rank."""
 
 
+MOST = 10  # numbers in a line, errors counted: CORE has many more
+
+
 @dataclass(frozen=True)
 class Result:
     """What an evaluation found."""
@@ -42,7 +45,7 @@ class Eval(Protocol):
 def headline(result: Result) -> str:
     """Its numbers in a line: "hellaswag acc 0.2859 ± 0.0045, acc_norm 0.2955 ± 0.0046"."""
     shown = []
-    for name, value in result.metrics.items():
+    for name, value in list(result.metrics.items())[:MOST]:
         if not name.endswith("_stderr"):
             error = result.metrics.get(f"{name}_stderr")
             shown.append(f"{name} {value:.4f}" + (f" ± {error:.4f}" if error is not None else ""))

@@ -8,6 +8,7 @@ VAL_LOSS = "val_loss"
 COMPLETION, HARNESS = "completion style", "lm-evaluation-harness"
 """The protocols that numbers are known for: build-nanogpt's scoring of endings, and the harness's."""
 
+OF_HARNESS = "harness_"  # begins the names of the metrics that HellaSwag has of lm-evaluation-harness too
 HELLASWAG_ROWS = 10_042  # of its validation file
 
 _SCRIPT = "karpathy/build-nanogpt hellaswag.py, notes at its top"

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from overnight.evals.baselines import COMPLETION, HARNESS
+from overnight.evals.baselines import COMPLETION, HARNESS, OF_HARNESS
 from overnight.report.lines import as_count, as_number, step_of
 from overnight.report.series import Clock, Json, Series, by_step, drawable
 from overnight.report.time_spent import Stopwatch
 
-OF_HARNESS = "harness_"  # begins the names of the metrics that HellaSwag has of lm-evaluation-harness too
 NOT_MEASURED = {"kind", "step", "tokens", "epoch", "time"}  # where a line stands, not what it measures
 
 
