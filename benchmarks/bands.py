@@ -20,6 +20,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from overnight.bands import Band, find, judge
 from overnight.report.bands import looks, measured
 from overnight.report.facts import facts
@@ -63,6 +65,25 @@ def left_out(band: Band) -> list[str]:
     return found
 
 
+def simulated(band: Band, bands: int = 400, runs: int = 100) -> tuple[float, float]:
+    """Shares of simulated runs with another seed: inside at the last step; and inside at every one.
+
+    Bands and runs are drawn from the normal distribution with the shipped band's means and covariance over steps.
+    """
+    steps = sorted(band.losses)
+    seen = np.array([band.losses[step] for step in steps])
+    random, count = np.random.default_rng(0), len(band.seeds)
+    last = always = 0
+    for _ in range(bands):
+        drawn = random.multivariate_normal(seen.mean(1), np.cov(seen), count + runs)
+        losses = {step: tuple(drawn[:count, i].tolist()) for i, step in enumerate(steps)}
+        limits = Band(**{**vars_of(band), "losses": losses}).limits
+        low, high = (np.array([getattr(limits[step], edge) for step in steps]) for edge in ("low", "high"))
+        inside = (low <= drawn[count:]) & (drawn[count:] <= high)
+        last, always = last + int(inside[:, -1].sum()), always + int(inside[:, 1:].all(axis=1).sum())
+    return last / (bands * runs), always / (bands * runs)
+
+
 def vars_of(band: Band) -> dict[str, Any]:
     return {name: getattr(band, name) for name in Band.__dataclass_fields__}
 
@@ -90,7 +111,15 @@ def write(band: Band, fresh: list[dict[str, Any]], faults: list[dict[str, Any]])
     end = max(band.losses)
     last, spread, own = band.limits[end], statistics.stdev(band.losses[end]), left_out(band)
     date = datetime.date.today().isoformat()
-    content = {"date": date, "band": band.made, "fresh": fresh, "faults": faults, "left_out": own}
+    at_last, always = simulated(band)
+    content = {
+        "date": date,
+        "band": band.made,
+        "fresh": fresh,
+        "faults": faults,
+        "left_out": own,
+        "simulated": {"inside_at_the_last": at_last, "inside_at_all": always},
+    }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "bands.json").write_text(json.dumps(content, indent=2) + "\n")
     passed, flagged = sum(one["verdict"] == "inside" for one in fresh), sum(one["flagged"] for one in faults)
@@ -104,6 +133,8 @@ def write(band: Band, fresh: list[dict[str, Any]], faults: list[dict[str, Any]])
         *(_line(one) for one in (*fresh, *faults)),
         f"\n{passed} of {len(fresh)} fresh seeds inside, {flagged} of {len(faults)} faults flagged, their cause named "
         f"first. Of the band's own runs, {own.count('inside')} of {len(own)} lie inside the band of the others.",
+        f"\nSimulated with the spread of these seeds: {at_last:.2%} of other seeds are inside at "
+        f"the last step, where the verdict is, and {always:.2%} at every step on the way.",
     ]
     (RESULTS / "bands.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

@@ -33,7 +33,7 @@ from overnight.report.run_data import read_run
 from overnight.spread import known_spread, runs_needed, two_sided, welch
 
 RESULTS = Path(__file__).parent / "results"
-LR, WORSE_LR = 2e-3, 1.8e-3
+LR, WORSE_LR = 2e-3, 1.75e-3
 BAND = 6  # seeds that make the band
 DRAWS = 150  # of groups of runs, each compared once
 Rows = list[tuple[str, str, float]]

@@ -18,7 +18,9 @@ def lines(found: Comparison) -> list[str]:
     """What the command prints."""
     told = _table([*found.a, *found.b])
     if found.changed:
-        told.append("differs: " + "; ".join(f"{name} {there} -> {here}" for name, here, there in found.changed))
+        told.append(
+            "differs, from B to A: " + "; ".join(f"{name} {there} -> {here}" for name, here, there in found.changed)
+        )
     else:
         told.append("differs: nothing in the recipe but the seed")
     told += [f"note: {remark}" for remark in found.remarks]
@@ -59,7 +61,8 @@ def _difference(one: Difference, level: float) -> list[str]:
         "different": f"  different, by {abs(one.difference):.4f}; the name does not tell which is better",
         "not shown": "  not shown: as much comes from other seeds alone",
     }
-    return [seen + how, verdicts[one.verdict], f"  {_more(one)}"]
+    asked = abs(one.by - abs(one.difference)) > 0
+    return [seen + how, verdicts[one.verdict], *([f"  {_more(one)}"] if asked or one.verdict == "not shown" else [])]
 
 
 def _more(one: Difference) -> str:
