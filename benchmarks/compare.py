@@ -25,16 +25,18 @@ from pathlib import Path
 
 import overnight
 from overnight.comparison import compare
+from overnight.comparison.compare import CONFIDENCE
 from overnight.config import Config, TrainConfig
 from overnight.console import Console
 from overnight.report.bands import make_band
 from overnight.report.facts import facts
 from overnight.report.run_data import read_run
-from overnight.spread import known_spread, runs_needed, two_sided, welch
+from overnight.spread import at_most, known_spread, runs_needed, two_sided, welch
 
 RESULTS = Path(__file__).parent / "results"
 LR, WORSE_LR = 2e-3, 1.75e-3
 BAND = 6  # seeds that make the band
+BANDS = 30  # drawn anew
 DRAWS = 150  # of groups of runs, each compared once
 Rows = list[tuple[str, str, float]]
 
@@ -73,17 +75,22 @@ def final(run: Path) -> float:
 
 
 def singles(good: Sequence[Path], bad: Sequence[Path]) -> Rows:
-    """One run a side: the first seeds make the band, all pairs of the others are compared."""
-    band = make_band([read_run(run) for run in good[:BAND]], {})
-    fresh = good[BAND:]
-
-    def verdicts(pairs: list[tuple[Path, Path]]) -> list[str]:
-        return [compare([a], [b], band=band).differences[0].verdict for a, b in pairs]
-
-    same = verdicts(list(itertools.combinations(fresh, 2)))
-    worse = verdicts(list(itertools.product(bad, fresh)))
+    """One run a side, many times: some seeds, drawn anew, make the band, and pairs of the others are compared."""
+    draw = random.Random(0)
+    same, worse, held = [], [], 0
+    for _ in range(BANDS):
+        shuffled = draw.sample(good, len(good))
+        band = make_band([read_run(run) for run in shuffled[:BAND]], {})
+        fresh = shuffled[BAND:]
+        pairs = list(itertools.combinations(fresh, 2))
+        own = [compare([a], [b], band=band).differences[0].verdict for a, b in pairs]
+        held += own.count("not shown") >= 0.95 * len(own)
+        same += own
+        against = itertools.product(draw.sample(bad, 3), fresh)
+        worse += [compare([a], [b], band=band).differences[0].verdict for a, b in against]
     return [
         ("one run a side, same recipe", f"{len(same)} pairs: not shown", same.count("not shown") / len(same)),
+        ("the same, by band", f"{BANDS} bands: not shown in at least 95% of its pairs", held / BANDS),
         ("one run a side, worse recipe", f"{len(worse)} pairs: worse", worse.count("worse") / len(worse)),
     ]
 
@@ -114,7 +121,7 @@ def simulation(tries: int = 4000) -> Rows:
 
     def by_band(seeds: int) -> tuple[float, float]:
         spread = statistics.stdev(losses(seeds))
-        found = known_spread(losses(1), losses(1), spread, seeds - 1, 0.95)
+        found = known_spread(losses(1), losses(1), spread, math.inf, 0.95, at_most(seeds, CONFIDENCE))
         return found.half, found.difference
 
     def by_welch(a: int, b: int) -> tuple[float, float]:
@@ -188,7 +195,7 @@ def write(good: Sequence[Path], bad: Sequence[Path], rows: Rows) -> None:
         f"The losses of both with the same seeds correlate by {content['correlation_of_equal_seeds']:.2f}.\n",
         "| what | of | share |\n|---|---|---|",
         *(f"| {what} | {of} | {share:.1%} |" for what, of, share in rows),
-        f"\nOne run a side: the spread is from a band of {BAND} seeds, which are in none of the pairs. Pairs of the "
+        f"\nOne run a side: the spread is from a band of {BAND} seeds, which are in none of its pairs. Pairs of the "
         "same few runs are not independent of each other; the simulation's draws are.",
     ]
     (RESULTS / "compare.md").write_text("\n".join(lines) + "\n")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overnight.spread import known_spread, next_run, paired, quantile, runs_needed, two_sided, welch
+from overnight.spread import at_most, known_spread, next_run, paired, quantile, runs_needed, two_sided, welch
 
 # the table of Student's t in any textbook
 TABLE = [
@@ -84,6 +84,12 @@ def test_known_spread():
     found = known_spread([1.0], [2.0, 2.0, 2.0, 2.0], 0.1, math.inf, 0.95)
     assert found.difference == -1
     assert found.half == pytest.approx(1.95996 * 0.1 * math.sqrt(1.25), rel=1e-4)
+
+
+def test_how_much_larger_the_spread_may_be():
+    # the lower percentiles of chi squared in any table
+    for runs, confidence, percentile in ((5, 0.9, 1.064), (6, 0.9, 1.610), (11, 0.95, 3.940), (2, 0.9, 0.01579)):
+        assert at_most(runs, confidence) == pytest.approx(math.sqrt((runs - 1) / percentile), rel=1e-3)
 
 
 def test_the_number_of_runs_has_the_power_it_promises():

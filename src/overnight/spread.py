@@ -65,11 +65,29 @@ class Interval:
     freedom: float
 
 
-def known_spread(a: Sequence[float], b: Sequence[float], spread: float, freedom: float, level: float) -> Interval:
-    """The difference of the means of `a` and `b`, where a single run of either has this standard deviation."""
-    error = spread * math.sqrt(1 / len(a) + 1 / len(b))
+def known_spread(
+    a: Sequence[float], b: Sequence[float], spread: float, freedom: float, level: float, margin: float = 1.0
+) -> Interval:
+    """The difference of the means of `a` and `b`, where a single run of either has this standard deviation, or up to
+    `margin` times it."""
+    error = margin * spread * math.sqrt(1 / len(a) + 1 / len(b))
     difference = statistics.fmean(a) - statistics.fmean(b)
     return Interval(difference, two_sided(level, freedom) * error, spread, freedom)
+
+
+@lru_cache(maxsize=64)
+def at_most(runs: int, confidence: float) -> float:
+    """By how much the standard deviation of `runs` runs is to be multiplied to be no less than the true one, with
+    this confidence: sqrt((n - 1) / q), where q is the lower quantile of chi squared with n - 1 degrees of freedom."""
+    import mpmath
+
+    half = (runs - 1) / 2
+    low, high = 0.0, half  # of q / 2; the median lies below the mean
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = float(mpmath.gammainc(half, 0, middle, regularized=True)) < 1 - confidence
+        low, high = (middle, high) if below else (low, middle)
+    return math.sqrt(half / high)
 
 
 def welch(a: Sequence[float], b: Sequence[float], level: float) -> Interval:

@@ -105,8 +105,10 @@ def test_one_run_a_side_without_a_known_noise_gives_the_difference_alone(run):
 def test_one_run_a_side_with_a_band(run):
     losses = (2.0, 2.01, 1.99, 2.005, 1.995)
     band = Band("tiny", {}, DATASET, "fp32", {}, (1, 2, 3, 4, 5), 99, 99, {200: losses})
-    found = only(compare([run("a", 2.0)], [run("b", 2.04, seed=2)], band=band))
-    assert found.interval.half == pytest.approx(two_sided(0.95, 4) * statistics.stdev(losses) * math.sqrt(2))
+    found = only(compare([run("a", 2.0)], [run("b", 2.06, seed=2)], band=band))
+    # 1.063623 is the tenth percentile of chi squared with 4 degrees of freedom, in any table
+    half = 1.959964 * math.sqrt(2) * statistics.stdev(losses) * math.sqrt(4 / 1.063623)
+    assert found.interval.half == pytest.approx(half, rel=1e-5)
     assert found.verdict == "better"
     assert found.noise == "from the spread of 5 seeds of tiny"
     of_another_text = Band("tiny", {}, {"fingerprint": "0"}, "fp32", {}, (1, 2, 3, 4, 5), 99, 99, {200: losses})

@@ -13,9 +13,9 @@ from overnight.bands.text import same_text
 from overnight.comparison.checks import refuse, remarks, same_tasks, tokenizers_differ, unlikeness
 from overnight.comparison.entries import BITS, LOSS, Entry, read_sides
 from overnight.errors import UserError
-from overnight.spread import Interval, known_spread, paired, runs_needed, welch
+from overnight.spread import Interval, at_most, known_spread, paired, runs_needed, welch
 
-LEVEL, POWER = 0.95, 0.8
+LEVEL, POWER, CONFIDENCE = 0.95, 0.8, 0.9
 LOWER, HIGHER = ("loss", "bits", "perplexity"), ("acc", "core", "exact", "f1")
 # modded-nanogpt's README (commit 0006a9cd) of January 2025: 124M parameters, "0.002 inter-run stddev"
 GPT2_124M, GPT2_124M_SPREAD = {"n_layer": 12, "n_head": 12, "n_embd": 768}, 0.002
@@ -160,12 +160,16 @@ def _interval(
     known = _recipe_spread(name, [a[0], b[0]], band)
     if known is None:
         return None, "one run a side, and no band of this recipe"
-    spread, freedom, words = known
-    return known_spread(ours, theirs, spread, freedom, level), words
+    spread, margin, words = known
+    return known_spread(ours, theirs, spread, math.inf, level, margin), words
 
 
 def _recipe_spread(name: str, entries: Sequence[Entry], given: Band | None) -> tuple[float, float, str] | None:
-    """The standard deviation of one run of this recipe, its degrees of freedom, and where it is from."""
+    """The standard deviation of one run of this recipe, how many times larger it may be, and where it is from.
+
+    A band whose few seeds agree by chance would be wrong for everybody who uses it: so its spread is taken for as large
+    as it may be with CONFIDENCE.
+    """
     shipped = (find(entry.preset) for entry in entries)
     band = given or next((found for found in shipped if found is not None), None)
     if band is not None and all(_in_the_band(band, entry) for entry in entries):
@@ -173,11 +177,12 @@ def _recipe_spread(name: str, entries: Sequence[Entry], given: Band | None) -> t
         if steps:
             factor = band.bits_per_byte if name == BITS else 1.0
             spread = band.limits[max(steps)].spread * factor
-            return spread, len(band.seeds) - 1, f"from the spread of {len(band.seeds)} seeds of {band.preset}"
+            words = f"from the spread of {len(band.seeds)} seeds of {band.preset}"
+            return spread, at_most(len(band.seeds), CONFIDENCE), words
     shapes = [entry.run.recipe.get("model") or {} for entry in entries]
     if name == LOSS and all(shape.get(key) == size for shape in shapes for key, size in GPT2_124M.items()):
         words = f"from {GPT2_124M_SPREAD} between seeds, which modded-nanogpt tells of 124M parameters"
-        return GPT2_124M_SPREAD, math.inf, words
+        return GPT2_124M_SPREAD, 1.0, words
     return None
 
 
