@@ -108,8 +108,8 @@ ALLOWED = {  # the core: each knows only those to the right of it
     "distributed": {"errors"},
     "mapped": {"errors"},
     "loader": {"errors", "config", "distributed", "mapped"},
-    "optim": {"errors", "config"},
-    "model": {"errors", "config", "loss"},
+    "optim": {"errors", "config", "distributed"},
+    "model": {"errors", "config", "distributed", "loss"},
 }
 
 

@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overnight.distributed import World, current_world
+from overnight.distributed import World
 from overnight.errors import UserError
 from overnight.loader import TokenDataset, TokenStream, hash64, permute
 from overnight.loss import IGNORE
@@ -394,11 +394,3 @@ def test_one_process_keeps_the_order_of_the_batch() -> None:
     batches = list(micro_batches(dataset, numbers, World(), 3, CPU))
     together = torch.cat([inputs for inputs, _ in batches])[:7]
     assert together.tolist() == dataset.tokens(numbers)[0].tolist()
-
-
-def test_started_as_several_processes_it_says_that_it_trains_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert current_world() == World(0, 1)
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(UserError, match="started as 4 processes"):
-        current_world()

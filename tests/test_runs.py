@@ -354,7 +354,7 @@ def test_a_decision_is_that_of_the_last_line_from_then_or_earlier(
                 run = RunFolder.open(run.path)
             run.decide(step, name, value, "why not")
         for reader in (run, RunFolder.open(run.path)):
-            assert reader.decision_count == len(lines)
+            assert len(reader.decisions) == len(lines)
             for name in "abc":
                 for at in range(11):
                     values = ["default"] + [value for step, own, value in lines if own == name and step <= at]

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,6 +15,7 @@ from overnight.bands import find as find_band
 from overnight.config import Config, EvalConfig
 from overnight.console import Console
 from overnight.data.mixture import Mixture
+from overnight.distributed import World, current_world, joined
 from overnight.errors import UserError, suggestion
 from overnight.evals import registry
 from overnight.exchange import sources as exchange
@@ -28,6 +25,7 @@ from overnight.model import GPT
 from overnight.presets import PRESETS
 from overnight.pretrained import Pretrained
 from overnight.runs import RunFolder, datasets_of
+from overnight.stopping import stop_signals
 from overnight.tokenizers import Tokenizer, prompt_ids
 from overnight.training import Hook, Training
 from overnight.training import train as train_loop
@@ -134,33 +132,59 @@ def train(
     `data` is a dataset folder, or several with weights: 'DIR:0.7,DIR:0.3'. Without `hooks` it measures the
     validation loss and samples as `config.observe` says. At the end it writes report.html. Raises `Stopped` where it
     was asked to end before the last step.
+
+    Started by torchrun it trains on all processes together; each calls it with the same arguments.
     """
     tracking.require(config.observe)
-    out, mixture = Path(out), Mixture.open(data)
-    _check_prompt(config, mixture)
-    tasks = _tasks(config.observe.eval, mixture.tokenizer()) if hooks is None else []  # a bad file is told at once
-    if not (out / "config.json").exists() and config.recipe.data.sequence_length > 0:
-        session.open_dataset(config, mixture)  # one that cannot be used is refused before anything is written
-    with RunFolder(out).lock():
+    out, world = Path(out), current_world()
+    with joined(world):
+        mixture = Mixture.open(data)
+        _check_prompt(config, mixture)
+        tasks = _tasks(config.observe.eval, mixture.tokenizer()) if hooks is None else []  # a bad file is told at once
+        first = world.rank == 0
+        if first and not (out / "config.json").exists() and config.recipe.data.sequence_length > 0:
+            session.open_dataset(config, mixture)  # one that cannot be used is refused before anything is written
+        with RunFolder(out).lock() if first else nullcontext():
+            printer = (console if first else Console.silent()) or Console(out / "log.txt")
+            made = (lambda training: [*default_hooks(training, mixture), *tasks]) if hooks is None else hooks
+            finished = _train(config, mixture, out, made, printer, command or sys.argv, world)
+            world.wait()
+    if not finished:
+        raise Stopped(f"{out} stopped before its last step")
+    return out
+
+
+def _train(
+    config: Config,
+    data: Mixture,
+    out: Path,
+    hooks: Sequence[Hook] | Callable[[Training], Sequence[Hook]],
+    console: Console,
+    command: Sequence[str],
+    world: World,
+) -> bool:
+    """On every rank of a world: opens the run and trains; False where it was asked to end before the last step."""
+    initial, opened = None, None
+    if world.rank == 0:
         RunFolder(out).clear_stop()
         initial = _initial(config, out)
-        folder, config = session.open_run(config, mixture, out, initial)
-        with console or Console(out / "log.txt") as printer, stop_signals(folder) as stop:
-            training = session.build_training(folder, config, mixture, printer, command or sys.argv, initial)
-            training.stop = stop
-            used = [*default_hooks(training, mixture), *tasks] if hooks is None else hooks
-            for line in [*banner(training, mixture), *_origin(initial)]:
-                printer.line(line)
-            with tracking.beside(out, config.observe, training.step, printer):
-                finished = train_loop(training, used)
-            _report(out, printer)
-            if finished:
-                for line in _beside_the_band(out):
-                    printer.line(line)
-                printer.line(summary(training))
-    if not finished:
-        raise Stopped(f"{out} stopped at step {training.step}")
-    return out
+        opened = session.open_run(config, data, out, initial)
+    folder, config = session.share(opened, out, world)
+    with console, stop_signals(folder) as stop:
+        training = session.build_training(folder, config, data, console, command, initial, world)
+        training.stop = stop
+        used = hooks(training) if callable(hooks) else hooks
+        for line in [*banner(training, data), *_origin(initial)]:
+            console.line(line)
+        with tracking.beside(out, config.observe, training.step, console) if folder.writes else nullcontext():
+            finished = train_loop(training, used)
+        if folder.writes:
+            _report(out, console)
+        if finished:
+            for line in _beside_the_band(out) if folder.writes else ():
+                console.line(line)
+            console.line(summary(training))
+    return finished
 
 
 def _initial(config: Config, out: Path) -> Pretrained | None:
@@ -319,35 +343,3 @@ def summary(training: Training) -> str:
     return (
         f"finished at step {training.step}{best}; `overnight sample {out}` talks to it, {out / 'report.html'} shows it"
     )
-
-
-@contextmanager
-def stop_signals(folder: RunFolder) -> Iterator[Callable[[], bool]]:
-    """Yields a function that tells whether the run was asked to stop: by SIGTERM, by Ctrl-C, by `overnight stop`.
-
-    A second Ctrl-C interrupts at once. SIGHUP is ignored: a closed terminal does not end a run.
-    """
-    asked: list[str] = []
-
-    def handler(number: int, frame: Any) -> None:
-        if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.append(signal.Signals(number).name)
-        # not through the console: it may be in the middle of a line
-        with suppress(OSError):
-            os.write(2, f"\n{asked[-1]}: ending after this step with a checkpoint (Ctrl-C again: at once)\n".encode())
-
-    def stop() -> bool:
-        return bool(asked) or folder.stop_requested()
-
-    old: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        old = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-        if hasattr(signal, "SIGHUP"):
-            old[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        yield stop
-    finally:
-        for number, previous in old.items():
-            signal.signal(number, previous)
-        folder.clear_stop()

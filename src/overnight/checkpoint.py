@@ -17,7 +17,7 @@ from overnight.files import PARTIAL, folder_atomic, sha256, write_json
 from overnight.runs import read_json
 
 FORMAT, VERSION = "overnight-checkpoint", 1
-MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
+MODEL, OPTIMIZER = FILES = "model.safetensors", "optimizer.safetensors"
 TYPES: dict[str, tuple[type, ...]] = {  # of the fields of state.json
     "step": (int,),
     "tokens": (int,),

@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 Switch = Literal["auto", "on", "off"]
+Parallel = Literal["auto", "ddp", "fsdp", "hsdp"]
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,11 @@ class Machine:
     """Of matrix products; auto: the fastest that works, found by trying. Weights stay float32."""
     compile: Switch = "auto"
     """torch.compile."""
+    parallel: Parallel = "auto"
+    """On many processes: ddp (each has the whole model), fsdp (each has a part of it), hsdp (each machine has the
+    whole, in parts), or auto: ddp if it fits."""
+    activation_checkpointing: bool = False
+    """Compute each block's activations again in the backward pass: less memory, about a third more work."""
     micro_batch: int | None = None
     """Sequences computed at once on each process; by default found by trying."""
     threads: int | None = None

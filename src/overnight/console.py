@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 from pathlib import Path
@@ -22,6 +23,11 @@ class Console:
         if log is not None:
             with contextlib.suppress(OSError):
                 self.log = log.open("a", encoding="utf-8", errors="replace")
+
+    @classmethod
+    def silent(cls) -> Console:
+        """One that nobody sees: of several processes one speaks."""
+        return cls(None, Path(os.devnull).open("w", encoding="utf-8"))
 
     def line(self, text: str = "") -> None:
         """Prints a line above the live one and writes it to the log."""

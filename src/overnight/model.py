@@ -9,8 +9,10 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from overnight.config import ModelConfig
+from overnight.distributed import placed
 from overnight.errors import UserError, suggestion
 from overnight.loss import linear_cross_entropy, token_cross_entropy
 
@@ -125,6 +127,7 @@ class GPT(nn.Module):
         self.wpe = nn.Embedding(block_size, config.n_embd)
         self.h = nn.ModuleList(BLOCKS[config.block](config, layer) for layer in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.recompute = False  # whether the backward pass computes the activations inside of blocks again
 
     def features(
         self,
@@ -147,7 +150,10 @@ class GPT(nn.Module):
         x = self.wte(tokens) + self.wpe(positions)
         x = F.dropout(x, self.config.dropout, self.training)
         for block in self.h:
-            x = block(x, cache, mask)
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, cache, mask, use_reentrant=False)
+            else:
+                x = block(x, cache, mask)
         if cache is not None:
             cache.length += T
         normed: Tensor = self.ln_f(x)
@@ -206,8 +212,11 @@ def weights(model: GPT) -> dict[str, Tensor]:
 def load_weights(model: GPT, named: dict[str, Tensor], where: str) -> None:
     """Copies what `weights` gave into a model; what `check_weights` refuses is a UserError."""
     check_weights(model, named, where)
-    for name, target in weights(model).items():
-        target.copy_(named[name])
+    for name, parameter in model.named_parameters():
+        value = named[name]
+        if name == "wte.weight":
+            value = F.pad(value, (0, 0, 0, len(parameter) - model.n_vocab))
+        parameter.detach().copy_(placed(value, parameter.detach()))
 
 
 def check_weights(model: GPT, named: dict[str, Tensor], where: str) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from overnight.config import OptimConfig, Recipe
+from overnight.distributed import placed, whole
 from overnight.errors import UserError
 
 ROLES = ("embedding", "head", "matrix", "vector")
@@ -106,7 +107,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def clip_gradients(model: nn.Module, limit: float) -> Tensor:
     """Scales all gradients so that their norm is at most `limit` (0: leaves them); returns the norm before."""
     parameters = [p for p in model.parameters() if p.grad is not None]
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    norm = whole(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
     if limit:
         nn.utils.clip_grads_with_norm_(parameters, limit, norm)
     return norm
@@ -136,7 +137,7 @@ def load_optimizer_state(
         for full_name, value in tensors.items():
             key, _, owner = full_name.partition("/")
             if owner == name:
-                state[key] = value.to(parameter.device)
+                state[key] = placed(value, parameter.detach())
         if state:
             optimizer.state[parameter] = state
 

@@ -29,11 +29,12 @@ def now() -> str:
 class JsonLines:
     """A file of JSON objects that only grows, one a line, and can be cut back to an earlier size.
 
-    Where the disk refuses a line, it and those after it wait in memory until a later one goes through.
+    Where the disk refuses a line, it and those after it wait in memory until a later one goes through. Where it is
+    another process that `writes`, nothing is done.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, writes: bool = True) -> None:
+        self.path, self.writes = path, writes
         self.waiting = b""
         self.size = path.stat().st_size if path.exists() else 0
         self.file: IO[bytes] | None = None
@@ -41,6 +42,8 @@ class JsonLines:
     def append(self, value: dict[str, Any]) -> OSError | None:
         """Writes one line. Returns the error where the disk refused it: the line is kept and tried again with
         the next."""
+        if not self.writes:
+            return None
         self.waiting += to_json(value).encode() + b"\n"
         try:
             if self.file is None:
@@ -67,6 +70,8 @@ class JsonLines:
 
     def cut(self, size: int) -> None:
         """Forgets everything after the first `size` bytes."""
+        if not self.writes:
+            return
         if self.file is not None:
             self.file.close()
             self.file = None
@@ -115,14 +120,17 @@ def datasets_of(out: Path) -> list[dict[str, Any]]:
 
 
 class RunFolder:
-    """One run's folder. The file formats are in docs/formats.md."""
+    """One run's folder. The file formats are in docs/formats.md.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Of several processes one `writes`; the others have its `decisions` to begin with, and make the same ones.
+    """
+
+    def __init__(self, path: Path, writes: bool = True, decisions: list[dict[str, Any]] | None = None) -> None:
+        self.path, self.writes = path, writes
         self.checkpoints = path / "checkpoints"
-        self.metrics = JsonLines(path / "metrics.jsonl")
-        self.samples = JsonLines(path / "samples.jsonl")
-        self._decisions: list[dict[str, Any]] = []
+        self.metrics = JsonLines(path / "metrics.jsonl", writes)
+        self.samples = JsonLines(path / "samples.jsonl", writes)
+        self.decisions = decisions or []
         self.attempt = 0
 
     @classmethod
@@ -132,8 +140,8 @@ class RunFolder:
             what = "is not a run folder (it has no config.json)" if path.exists() else "does not exist"
             raise UserError(f"{path} {what}; `overnight train PRESET --out {path}` makes one")
         folder = cls(path)
-        folder._decisions = read_lines(path / "decisions.jsonl")
-        for number, line in enumerate(folder._decisions, 1):
+        folder.decisions = read_lines(path / "decisions.jsonl")
+        for number, line in enumerate(folder.decisions, 1):
             if not isinstance(line.get("name"), str) or not isinstance(line.get("step"), int) or "value" not in line:
                 raise UserError(f"{path / 'decisions.jsonl'}, line {number}: not a decision; the file was changed")
         return folder
@@ -168,30 +176,26 @@ class RunFolder:
             "attempt": self.attempt,
             "time": {"now": now()},
         }
-        log = JsonLines(self.path / "decisions.jsonl")
+        log = JsonLines(self.path / "decisions.jsonl", self.writes)
         log.drop_torn_line()
         error = log.append(line)
         if error:
             raise error
         log.sync()
-        self._decisions.append(line)
+        self.decisions.append(line)
 
     def decided(self, name: str, step: int, default: Any = None) -> Any:
         """The value of a decision at a step: that of the last line written that holds from then or earlier."""
-        for line in reversed(self._decisions):
+        for line in reversed(self.decisions):
             if line["name"] == name and line["step"] <= step:
                 return line["value"]
         return default
-
-    @property
-    def decision_count(self) -> int:
-        return len(self._decisions)
 
     def start_attempt(self, facts: dict[str, Any]) -> None:
         """Records that the run was started again; decisions from now on carry the attempt's number."""
         path = self.path / "attempts.jsonl"
         self.attempt = len(read_lines(path)) + 1
-        log = JsonLines(path)
+        log = JsonLines(path, self.writes)
         log.drop_torn_line()
         error = log.append({"attempt": self.attempt, **facts, "time": {"now": now()}})
         if error:

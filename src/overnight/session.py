@@ -10,13 +10,13 @@ from pathlib import Path
 
 import torch
 
-from overnight import checkpoint, optim
+from overnight import checkpoint, optim, parallel
 from overnight import config as configuration
 from overnight.config import Config
 from overnight.console import Console
 from overnight.data.dataset import Manifest, open_shards
 from overnight.data.mixture import Mixture
-from overnight.distributed import current_world
+from overnight.distributed import ALONE, World
 from overnight.errors import UserError
 from overnight.files import write_atomic
 from overnight.loader import Dataset, TokenDataset, TokenStream
@@ -69,11 +69,15 @@ def build_training(
     console: Console,
     command: Sequence[str],
     initial: Pretrained | None = None,
+    world: World = ALONE,
 ) -> Training:
-    """Everything that training needs, restored from the newest checkpoint where there is one."""
+    """Everything that training needs, restored from the newest checkpoint where there is one; on every rank.
+
+    `initial` is needed on rank 0 only.
+    """
     recipe = config.recipe
-    world, device = current_world(), machine.choose_device(config.machine.device, console.line)
-    at = (checkpoint.steps(folder.checkpoints) or [0])[-1]
+    device = _choose_device(config.machine.device, console, world)
+    at = world.first((checkpoint.steps(folder.checkpoints) or [0])[-1])
     folder.start_attempt(
         {
             "step": at,
@@ -92,12 +96,17 @@ def build_training(
     if initial is not None and at == 0:
         _load_initial(model, folder, initial)
     optim.freeze(model, recipe.optim.frozen)
-    _to_device(model, device)
-    settler = settle.Settler(folder, device, at, console.line)
+    model.recompute = config.machine.activation_checkpointing
+    settler = settle.Settler(folder, device, at, console.line, world)
     settle.threads(settler, config.machine.threads)
+    settler.sharded = settle.sharded(settler, config.machine.parallel, model)
+    if not settler.sharded:
+        _to_device(model, device)
     share = world.share(recipe.train.tokens_per_step // length)
     precision = settle.precision(settler, config.machine.precision, model, share)
     micro_batch = settle.micro_batch(settler, config.machine.micro_batch, model, precision, share)
+    forward = settle.compile_forward(settler, config.machine, model, precision, micro_batch)
+    exchange = parallel.exchange(model, world, device, precision, settler.sharded)
     training = Training(
         config=config,
         folder=folder,
@@ -105,15 +114,38 @@ def build_training(
         device=device,
         dataset=dataset,
         model=model,
-        forward=settle.compile_forward(settler, config.machine, model, precision, micro_batch),
+        forward=forward,
         optimizer=optim.make_optimizer(model, recipe.optim),
         scaler=torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
         precision=precision,
         console=console,
+        exchange=exchange,
         tokenizer=data.tokenizer(),
     )
     restore(training)
     return training
+
+
+def share(opened: tuple[RunFolder, Config] | None, out: Path, world: World) -> tuple[RunFolder, Config]:
+    """What rank 0 opened, on every rank; rank 0 alone writes to the folder."""
+    decisions, config = world.first(None if opened is None else (opened[0].decisions, opened[1])) or ([], None)
+    if opened is not None:
+        return opened
+    assert config is not None
+    return RunFolder(out, writes=False, decisions=decisions), config
+
+
+def _choose_device(wanted: str, console: Console, world: World) -> torch.device:
+    """This process's device: of several GPUs each process has one of its own."""
+    if world.size > 1 and wanted not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {wanted} is one device, and there are {world.size} processes: give cpu or cuda")
+    device = machine.choose_device(wanted, console.line, world.local_rank if world.size > 1 else None)
+    kinds = world.gather(device.type)
+    if len(set(kinds)) > 1:
+        raise UserError(
+            f"the processes have different devices ({', '.join(kinds)}): give --device cpu, or fewer of them"
+        )
+    return device
 
 
 def open_stream(manifest: Manifest, split: str) -> TokenStream:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,13 +16,14 @@ from torch import Tensor
 from overnight import checkpoint, optim
 from overnight.config import Config, Precision
 from overnight.console import Console
-from overnight.distributed import World
+from overnight.distributed import World, kept
 from overnight.errors import UserError
 from overnight.loader import Dataset, Numbers, hash64, to_device
 from overnight.loss import IGNORE
 from overnight.machine.device import autocast, out_of_memory
 from overnight.metrics import Clock, Deferred, duration
 from overnight.model import GPT, load_weights, weights
+from overnight.parallel import Exchange
 from overnight.runs import RunFolder, now
 
 
@@ -29,7 +31,9 @@ class Hook(Protocol):
     """Side work of a run: `run` is called after every `every` steps and after the last, and before the first
     where `first` says so.
 
-    It must leave the model's weights and the global random state alone.
+    It runs on every rank at the same step, and must leave the model's weights and the global random state alone.
+    `training.record`, `training.console` and the files of the run folder write on rank 0 only, so it need not ask
+    which rank it is on. It must call the model as often, and with the same shapes, on every rank.
     """
 
     every: int
@@ -53,6 +57,7 @@ class Training:
     scaler: torch.amp.GradScaler
     precision: Precision
     console: Console
+    exchange: Exchange = field(default_factory=Exchange)
     tokenizer: Any = None
     step: int = 0  # updates made
     val_loss: dict[int, float] = field(default_factory=dict)  # by step, of this attempt
@@ -97,27 +102,20 @@ def train_step(training: Training, index: int, micro_batch: int) -> tuple[Tensor
     """Update number `index`, counted from 0: the whole global batch, in equal micro-batches.
 
     Returns the mean loss of the global batch in nats per token and the norm of its gradient before clipping, on
-    the device. Raises Interrupted, with weights and optimizer untouched, where the run is asked to end before the last
-    micro-batch; DeviceFull likewise where the forward or backward pass does not fit into memory.
+    the device, the same on every rank. Raises Interrupted, with weights and optimizer untouched, where a run on one
+    process is asked to end before the last micro-batch; DeviceFull likewise, on every rank, where a forward or
+    backward pass does not fit into the memory of one.
     """
-    recipe, device = training.config.recipe, training.device
+    recipe, world = training.config.recipe, training.world
     batch = index % recipe.overfit if recipe.overfit else index
     numbers = training.dataset.sequences(batch, training.sequences_per_step)
     if recipe.model.dropout:
-        torch.manual_seed(hash64(recipe.seed, index, training.world.rank))
+        torch.manual_seed(hash64(recipe.seed, index, world.rank))
 
     training.model.train()
     training.optimizer.zero_grad(set_to_none=True)
-    loss = torch.zeros((), device=device)
-    for inputs, targets in micro_batches(training.dataset, numbers, training.world, micro_batch, device):
-        if training.stop():
-            raise Interrupted
-        with memory_watched(), autocast(device, training.precision):
-            micro_loss = training.forward(inputs, targets) / recipe.train.tokens_per_step
-        with memory_watched():
-            training.scaler.scale(micro_loss).backward()  # type: ignore[no-untyped-call]
-        loss += micro_loss.detach()
-
+    batches = list(micro_batches(training.dataset, numbers, world, micro_batch, training.device))
+    loss = world.sum(_gradients(training, batches))
     training.scaler.unscale_(training.optimizer)
     grad_norm = optim.clip_gradients(training.model, recipe.optim.grad_clip)
     optim.set_learning_rate(training.optimizer, optim.learning_rate(recipe, index, training.steps))
@@ -147,18 +145,45 @@ def micro_batches(
         yield to_device(inputs[rows], device), to_device(targets[rows], device)
 
 
+def _gradients(training: Training, batches: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Leaves the gradient of the global batch in the parameters; returns the loss of this rank's part of it."""
+    world, device, tokens = training.world, training.device, training.config.recipe.train.tokens_per_step
+    loss, full = torch.zeros((), device=device), None
+    try:
+        for left, (inputs, targets) in zip(range(len(batches))[::-1], batches, strict=True):
+            if world.size == 1 and training.stop():
+                raise Interrupted
+            training.exchange.begin(last=left == 0)
+            with memory_watched(), autocast(device, training.precision):
+                micro_loss = training.forward(inputs, targets) / tokens
+            with memory_watched():
+                training.scaler.scale(micro_loss).backward()  # type: ignore[no-untyped-call]
+            loss += micro_loss.detach()
+    except DeviceFull as error:
+        if not training.exchange.separable:
+            raise UserError(
+                f"rank {world.rank}: out of memory with {len(inputs)} sequences at once: give a smaller --micro-batch; "
+                "the same command goes on from the last checkpoint"
+            ) from error
+        full = error
+    if world.any(full is not None):
+        raise full or DeviceFull("on another process")
+    training.exchange.finish()
+    return loss
+
+
 def train(training: Training, hooks: Sequence[Hook]) -> bool:
     """Trains from `training.step` to the run's last step; False where it was asked to end before that.
 
     After each update come the hooks that are due, then the checkpoint: so a checkpoint at step n holds all that
     was written up to n.
     """
-    if training.step == 0 and not checkpoint.steps(training.folder.checkpoints):
+    saved = training.world.first((checkpoint.steps(training.folder.checkpoints) or [-1])[-1])
+    if saved < 0:
         for hook in hooks:
             if hook.first:
-                hook.run(training)
+                _run(training, hook)
     clock = Clock(training.step)
-    saved = (checkpoint.steps(training.folder.checkpoints) or [-1])[-1]
     while training.step < training.steps:
         try:
             loss, grad_norm = _step_in_memory(training)
@@ -173,8 +198,8 @@ def train(training: Training, hooks: Sequence[Hook]) -> bool:
         for hook in hooks:
             if last or (hook.every and step % hook.every == 0):
                 _write(training, training.metrics.flush())
-                hook.run(training)
-        stopping = training.stop()
+                _run(training, hook)
+        stopping = training.world.any(training.stop())
         every = training.config.observe.checkpoint.every
         if last or stopping or (every and step % every == 0):
             saved = step if save(training) else saved
@@ -184,11 +209,27 @@ def train(training: Training, hooks: Sequence[Hook]) -> bool:
     return saved == training.step or _unsaved(training, saved)
 
 
+def _run(training: Training, hook: Hook) -> None:
+    with training.exchange.evaluating():
+        hook.run(training)
+
+
 def save(training: Training) -> bool:
     """Writes a checkpoint of this moment and applies the retention rule; False, and said, where the disk refuses."""
-    folder, step = training.folder, training.step
     _write(training, training.metrics.flush())
+    writes = training.folder.writes
     tensors, scalars = optim.optimizer_state(training.optimizer, training.model)
+    model, optimizer = kept(weights(training.model), writes), kept(tensors, writes)
+    return training.world.first(_save(training, model, optimizer, scalars) if writes else False)
+
+
+def _save(
+    training: Training,
+    model: dict[str, Tensor],
+    optimizer: dict[str, Tensor],
+    scalars: dict[str, dict[str, float]],
+) -> bool:
+    folder, step = training.folder, training.step
     try:
         folder.metrics.sync()
         folder.samples.sync()
@@ -201,10 +242,10 @@ def save(training: Training) -> bool:
             offsets={
                 "metrics.jsonl": folder.metrics.size,
                 "samples.jsonl": folder.samples.size,
-                "decisions": folder.decision_count,
+                "decisions": len(folder.decisions),
             },
         )
-        checkpoint.save(folder.checkpoints, state, weights(training.model), tensors)
+        checkpoint.save(folder.checkpoints, state, model, optimizer)
     except OSError as error:
         older = checkpoint.steps(folder.checkpoints)
         still = f"the checkpoint of step {older[-1]} is still there" if older else "there is no older one"
@@ -219,18 +260,22 @@ def save(training: Training) -> bool:
 
 def restore(training: Training) -> None:
     """Loads the newest complete checkpoint, if there is one, and cuts metrics and samples back to it."""
-    folder = training.folder
-    available = checkpoint.steps(folder.checkpoints)
-    if not available:
+    folder, world = training.folder, training.world
+    newest = world.first(max(checkpoint.steps(folder.checkpoints), default=None))
+    if newest is None:
         folder.metrics.cut(0)
         folder.samples.cut(0)
         return
-    path = folder.checkpoints / checkpoint.folder_name(available[-1])
+    path = folder.checkpoints / checkpoint.folder_name(newest)
+    if not path.is_dir():
+        raise UserError(
+            f"rank {world.rank}, on {socket.gethostname()}, does not find {path}: the run folder must be on a file "
+            "system that all machines share"
+        )
     state = checkpoint.read_state(path)
-    load_weights(training.model, checkpoint.load_tensors(path, "model.safetensors"), str(path))
-    optim.load_optimizer_state(
-        training.optimizer, training.model, checkpoint.load_tensors(path, "optimizer.safetensors"), state.optimizer
-    )
+    model, optimizer = (checkpoint.load_tensors(path, name, check=folder.writes) for name in checkpoint.FILES)
+    load_weights(training.model, model, str(path))
+    optim.load_optimizer_state(training.optimizer, training.model, optimizer, state.optimizer)
     if state.scaler and training.scaler.is_enabled():
         training.scaler.load_state_dict(state.scaler)
     folder.metrics.cut(state.offsets["metrics.jsonl"])
@@ -239,7 +284,7 @@ def restore(training: Training) -> None:
 
 
 def _step_in_memory(training: Training) -> tuple[Tensor, Tensor]:
-    """One step, with half the micro-batch for the rest of the run whenever the device's memory is full."""
+    """One step, with half the micro-batch for the rest of the run whenever a device's memory is full."""
     while True:
         micro_batch = int(training.folder.decided("micro_batch", training.step))
         try:

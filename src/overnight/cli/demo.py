@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         config = replace(config, recipe=replace(config.recipe, train=train))
     from overnight import demo
     from overnight.api import Stopped
-    from overnight.cli.train import STOPPED
+    from overnight.launching import STOPPED
 
     try:
         report = demo.run(config, given.out, lambda text: print(text, flush=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -20,10 +21,9 @@ from overnight import config as configuration
 from overnight.cli.arguments import parse
 from overnight.config import Config, Machine, Observe, Recipe
 from overnight.errors import UserError, suggestion
+from overnight.launching import STOPPED, is_worker, launch, processes_here
 from overnight.presets import PRESETS
 from overnight.runs import RunFolder, datasets_of, read_json, read_lines
-
-STOPPED = 75  # sysexits.h: EX_TEMPFAIL, "try again later"
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Arguments:
     """Print the whole configuration and exit."""
     detach: bool = False
     """Go on without this terminal; `overnight stop RUN` ends it."""
+    processes: int | None = None
+    """Processes that train together on this machine; by default one for each GPU, or one."""
     recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
     machine: Annotated[Machine, tyro.conf.arg(name="")] = field(default_factory=Machine)
     observe: Annotated[Observe, tyro.conf.arg(name="")] = field(default_factory=Observe)
@@ -65,14 +67,29 @@ def main(arguments: Sequence[str]) -> int:
     data = given.data or _last_dataset(out)
     if data is None:
         raise UserError("train: say which dataset with --data DIR; `overnight prepare` makes one")
+    if given.detach:
+        return _detach([argument for argument in arguments if argument != "--detach"], out)
+    processes = 1 if is_worker() else processes_here(given.processes, config.machine.device)
+    if processes > 1:
+        return _launch(arguments, processes, out)
+    if os.environ.get("RANK", "0") == "0":
+        _print_differences(base, config)
+    return _train(config, data, out, arguments)
+
+
+def _launch(arguments: Sequence[str], processes: int, out: Path) -> int:
+    from overnight.checkpoint import steps
+
+    return launch(["train", *arguments], processes, lambda: (steps(out / "checkpoints") or [-1])[-1])
+
+
+def _print_differences(base: Config, config: Config) -> None:
+    """What differs from the preset."""
     for key, old, new in configuration.differences(base, config):
         if config.recipe.init_from and key.startswith("recipe.model.") and key != "recipe.model.dropout":
             print(f"{key.partition('.')[2]} is that of {config.recipe.init_from}, not {new}")
         else:
             print(f"{key.partition('.')[2]} {old} -> {new}")
-    if given.detach:
-        return _detach([argument for argument in arguments if argument != "--detach"], out)
-    return _train(config, data, out, arguments)
 
 
 def _preset_name(arguments: Sequence[str]) -> str:

@@ -18,10 +18,13 @@ from overnight.errors import UserError
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def choose_device(wanted: str, say: Callable[[str], None] = print) -> torch.device:
+def choose_device(wanted: str, say: Callable[[str], None] = print, index: int | None = None) -> torch.device:
     """The device called `wanted`; 'auto' is CUDA, then MPS, then the CPU. It is tried before it is returned,
     and becomes
-    CUDA's current device. Where 'auto' passes over a GPU that does not work, `say` is told why."""
+    CUDA's current device. Where 'auto' passes over a GPU that does not work, `say` is told why. Several processes
+    of one machine take the GPU of their `index`; MPS is for one process."""
+    if wanted == "cuda" and index is not None:
+        wanted = f"cuda:{index}"
     if wanted != "auto":
         if wanted.split(":")[0] not in ("cpu", "cuda", "mps"):
             raise UserError(f"--device {wanted}: choose among cpu, cuda, mps")
@@ -29,7 +32,9 @@ def choose_device(wanted: str, say: Callable[[str], None] = print) -> torch.devi
         if device is None:
             raise UserError(f"--device {wanted} does not work here: {problem}")
         return device
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available() and index is None}
+    if index is not None:
+        present = {f"cuda:{index}": present["cuda"]}
     for name in (name for name, there in present.items() if there):
         device, problem = _try(name)
         if device is not None:
@@ -148,6 +153,13 @@ def memory_freed(device: torch.device) -> Iterator[None]:
     finally:
         if device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def cores() -> int:
+    """The CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def total_memory() -> int | None:

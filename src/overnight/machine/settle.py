@@ -2,74 +2,113 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from overnight.config import Machine, Precision
+from overnight.config import Machine, Parallel, Precision
+from overnight.distributed import ALONE, World
 from overnight.errors import UserError
 from overnight.machine import device as machine
 from overnight.machine.trial import Trials
 from overnight.model import GPT
-from overnight.runs import RunFolder, read_lines
+from overnight.runs import RunFolder
 
 Forward = Callable[..., Tensor]  # of (inputs, targets), as GPT.forward
 ASKED = "asked for"
+SHARED = ("threads", "parallel", "micro_batch")  # choices that depend on the number of processes
 CPU_TOKENS = 4096  # in a micro-batch on a CPU: enough to fill two cores, little enough for a laptop's memory
 TRIAL_TOKENS = 1024  # in a trial of a precision
+EXACTNESS: list[Precision] = ["fp32", "tf32", "bf16", "fp16"]  # the most exact first
 PRECISION_GAIN = 1.25  # times faster a less exact precision must be: timings are noisy
 
 
 class Settler:
-    """Settles one choice after another for a run that goes on at `step`, and writes each to decisions.jsonl."""
+    """Settles one choice after another for a run that goes on at `step`, and writes each to decisions.jsonl.
+
+    All ranks settle the same choices in the same order; each finds out for itself, then they agree.
+    """
 
     def __init__(
-        self, folder: RunFolder, device: torch.device, step: int, say: Callable[[str], None] = lambda text: None
+        self,
+        folder: RunFolder,
+        device: torch.device,
+        step: int,
+        say: Callable[[str], None] = lambda text: None,
+        world: World = ALONE,
     ) -> None:
-        self.folder, self.device, self.step, self.say = folder, device, step, say
-        here = machine.describe(device)
+        self.folder, self.device, self.step, self.say, self.world = folder, device, step, say, world
+        here = world.first(machine.describe(device))
+        self.sharded: Parallel | None = None  # how the model is cut among processes, if it is
+        self.resized = folder.decided("processes", step, 1) != world.size
+        if self.resized:
+            folder.decide(step, "processes", world.size, "as this attempt was started")
         self.moved = folder.decided("device", step) != here  # what was found by trying elsewhere does not hold here
         if self.moved:
             folder.decide(step, "device", here, "where this attempt runs")
 
-    def settle(self, name: str, wanted: Any, find: Callable[[], tuple[Any, str]]) -> Any:
+    def settle(
+        self,
+        name: str,
+        wanted: Any,
+        find: Callable[[], tuple[Any, str]],
+        least: Callable[[Any], Any] = lambda value: value,
+    ) -> Any:
         """The value of `name`: `wanted` if not None, else as decided before on this device, else what `find`
-        comes up with."""
-        decided = None if self.moved else self.folder.decided(name, self.step)
+        comes up with; where that differs between ranks, the `least`. What each process has its share of is found
+        anew when their number changes."""
+        stale = self.moved or (self.resized and name in SHARED)
+        decided = None if stale else self.folder.decided(name, self.step)
         if wanted is not None:
-            if self.moved or wanted != self._asked(name):
+            if stale or wanted != self._asked(name):
                 self.folder.decide(self.step, name, wanted, ASKED)
                 return wanted
             return decided  # what was asked for before, or what the run had to make of it since
         if decided is not None:
             return decided
         self.say(f"finding out which {name} to use")
-        value, reason = find()
+        value, reason = min(self.world.gather(find()), key=lambda found: least(found[0]))
         self.folder.decide(self.step, name, value, reason)
         return value
 
     def _asked(self, name: str) -> Any:
         """What was last asked for under this name, None if nothing was since the run chose by itself."""
-        lines = read_lines(self.folder.path / "decisions.jsonl")
-        asked = [line["value"] for line in lines if line["name"] == name and line["reason"] == ASKED]
+        asked = [line["value"] for line in self.folder.decisions if line["name"] == name and line["reason"] == ASKED]
         return asked[-1] if asked else None
 
 
 def threads(settler: Settler, wanted: int | None) -> int:
     """Sets and returns the number of CPU threads."""
-    count = int(settler.settle("threads", wanted, lambda: (len(_cores()), "cores of this process")))
+    processes = settler.world.local_size
+    why = "cores of this process" if processes == 1 else f"cores of this machine, for {processes} processes"
+    count = int(settler.settle("threads", wanted, lambda: (max(1, machine.cores() // processes), why)))
     torch.set_num_threads(count)
     return count
 
 
-def _cores() -> Sequence[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return range(os.cpu_count() or 1)
+def sharded(settler: Settler, wanted: Parallel, model: GPT) -> Parallel | None:
+    """How the model is cut among several processes: fsdp, hsdp, or None where each has the whole."""
+    world = settler.world
+    if world.size == 1:
+        return None
+    if wanted == "hsdp" and (world.size % world.local_size or world.size == world.local_size):
+        raise UserError(
+            f"--parallel hsdp is for several machines with as many processes each, not for {world.size} processes, "
+            f"{world.local_size} of them here: take fsdp"
+        )
+
+    def find() -> tuple[Parallel, str]:
+        if settler.device.type != "cuda":
+            return "ddp", "main memory holds the model as often"
+        # weight, gradient and two moments in float32, and as much again at most for activations
+        share = 16 * sum(p.numel() for p in model.parameters()) / torch.cuda.mem_get_info(settler.device)[1]
+        return ("fsdp" if share > 0.5 else "ddp"), f"weights and optimizer take {share:.0%} of a GPU"
+
+    found: Parallel = settler.settle("parallel", None if wanted == "auto" else wanted, find)
+    return None if found == "ddp" else found
 
 
 def precision(settler: Settler, wanted: Precision, model: GPT, share: int) -> Precision:
@@ -81,11 +120,14 @@ def precision(settler: Settler, wanted: Precision, model: GPT, share: int) -> Pr
         candidates = machine.precisions(settler.device)
         if len(candidates) == 1:
             return candidates[0], "the only one here"
+        if settler.sharded:
+            return candidates[-1], "the fastest as a rule: a model in parts is not timed"
         size = max(1, min(share, TRIAL_TOKENS // model.block_size))
         trials = Trials[Precision](lambda p: _trial(model, model, settler.device, p, size))
         return trials.fastest(candidates, PRECISION_GAIN)
 
-    found: Precision = _fitting(lambda: settler.settle("precision", None if wanted == "auto" else wanted, find))
+    asked = None if wanted == "auto" else wanted
+    found: Precision = _fitting(lambda: settler.settle("precision", asked, find, EXACTNESS.index))
     machine.set_matmul_precision(found)
     return found
 
@@ -99,8 +141,11 @@ def micro_batch(settler: Settler, wanted: int | None, model: GPT, chosen: Precis
 
     def find() -> tuple[int, str]:
         sizes = sorted({-(-share // 2**n) for n in range(share.bit_length() + 1)})
+        if settler.sharded and settler.device.type == "cuda":
+            limit = _memory_limit(model, torch.cuda.mem_get_info(settler.device)[1])
+            return max(size for size in sizes if size <= limit or size == 1), "what a quarter of a GPU's memory holds"
         if settler.device.type != "cuda":
-            limit = _main_memory_limit(model)
+            limit = min(_memory_limit(model, machine.total_memory()), max(1, CPU_TOKENS // model.block_size))
             return max(size for size in sizes if size <= limit or size == 1), f"up to {CPU_TOKENS} tokens at once"
         return Trials[int](lambda size: _trial(model, model, settler.device, chosen, size)).fastest(sizes)
 
@@ -117,6 +162,8 @@ def _fitting(choose: Callable[[], Any]) -> Any:
 
 def compile_forward(settler: Settler, wanted: Machine, model: GPT, chosen: Precision, size: int) -> Forward:
     """The model's forward pass, through torch.compile where that was chosen and works."""
+    if settler.sharded:
+        return _compile_blocks(settler, wanted, model)
     compiled: Forward = torch.compile(model, dynamic=False)
 
     def find() -> tuple[bool, str]:
@@ -125,10 +172,22 @@ def compile_forward(settler: Settler, wanted: Machine, model: GPT, chosen: Preci
         problem = machine.compile_problem(settler.device)
         return (False, problem) if problem else _compile_trial(settler, model, compiled, chosen, size)
 
-    choice = {"auto": None, "on": True, "off": False}[wanted.compile]
-    if choice and (problem := machine.compile_problem(settler.device)):
+    return compiled if settler.settle("compile", _compile_asked(settler, wanted), find) else model
+
+
+def _compile_asked(settler: Settler, wanted: Machine) -> bool | None:
+    if wanted.compile == "on" and (problem := machine.compile_problem(settler.device)):
         raise UserError(f"--compile on: {problem}; install it, or leave --compile out")
-    return compiled if settler.settle("compile", choice, find) else model
+    return {"auto": None, "on": True, "off": False}[wanted.compile]
+
+
+def _compile_blocks(settler: Settler, wanted: Machine, model: GPT) -> Forward:
+    """A model that will be cut into parts, block by block: between blocks weights come and go."""
+    asked = _compile_asked(settler, wanted)
+    if settler.settle("compile", asked, lambda: (False, "not timed with a model in parts; --compile on does it")):
+        for block in model.h:
+            block.compile(dynamic=False)
+    return model
 
 
 def _compile_trial(settler: Settler, model: GPT, compiled: Forward, chosen: Precision, size: int) -> tuple[bool, str]:
@@ -144,13 +203,12 @@ def _compile_trial(settler: Settler, model: GPT, compiled: Forward, chosen: Prec
     return fast < plain, f"sequences a second by trial: {1 / fast:.3g} compiled, {1 / plain:.3g} plain"
 
 
-def _main_memory_limit(model: GPT) -> int:
-    """Sequences whose activations take at most a quarter of main memory, and at most CPU_TOKENS tokens."""
-    config, total = model.config, machine.total_memory()
+def _memory_limit(model: GPT, total: int | None) -> float:
+    """Sequences whose activations take at most a quarter of so much memory, in bytes; None: nobody knows."""
+    config = model.config
     # kept for the backward pass by one block, in floats a token: about 18 times the width, attention apart
     per_token = 4 * config.n_embd * (18 * config.n_layer + 4)
-    tokens = CPU_TOKENS if total is None else min(CPU_TOKENS, total // 4 // per_token)
-    return max(1, int(tokens // model.block_size))
+    return float("inf") if total is None else max(1, total // 4 // per_token // model.block_size)
 
 
 def _trial(forward: Forward, model: GPT, device: torch.device, chosen: Precision, size: int) -> tuple[float, float]:
