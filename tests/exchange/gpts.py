@@ -42,11 +42,13 @@ def logits(model: Any, ids: Tensor) -> Tensor:
     return found if isinstance(found, Tensor) else found.logits
 
 
-def random_gpt(bias: bool = True, activation: str = "gelu", vocab_size: int = 97, **more: Any) -> GPT:
+def random_gpt(
+    bias: bool = True, activation: str = "gelu", vocab_size: int = 97, block_size: int = 32, **more: Any
+) -> GPT:
     """One of ours, with random values everywhere."""
     shape = {"n_layer": 2, "n_head": 4, "n_embd": 32} | more
     config = ModelConfig(**shape, bias=bias, activation=activation, vocab_size=vocab_size)  # type: ignore[arg-type]
-    gpt = initialise(GPT(config, 32), 0).eval()
+    gpt = initialise(GPT(config, block_size), 0).eval()
     with torch.no_grad():
         for tensor in weights(gpt).values():
             tensor.add_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(tensor.numel())) * 0.02)

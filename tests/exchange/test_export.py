@@ -6,12 +6,13 @@ import hashlib
 import json
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from gpts import GPT2_SHAPES, logits, oracle, random_gpt, tokens
+from gpts import GPT2_SHAPES, logits, nanogpt_checkpoint, oracle, random_gpt, tokens
 from huggingface_hub import ModelCard
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -49,8 +50,7 @@ def trained(overnight, tiny, tmp_path_factory):
     for name in TOKENIZERS:
         data, run, out = (folder / f"{kind}-{name.partition(':')[0]}" for kind in ("data", "run", "out"))
         overnight("prepare", "files", folder / "text.txt", "--out", data, "--tokenizer", name, "--workers", "1")
-        steps = ["--train.steps", "10" if name == "gpt2" else "50"]  # its large vocabulary takes most of the time
-        overnight("train", "demo", "--data", data, "--out", run, *tiny, *NARROW, *steps)
+        overnight("train", "demo", "--data", data, "--out", run, *tiny, *NARROW, "--train.steps", "50")
         said = overnight("export", run, "--to", "hf", "--out", out).stdout
         assert "reloaded by transformers" in said and "3 of 3 greedy continuations equal" in said
         found[name] = run, out
@@ -72,6 +72,28 @@ def test_the_four_shapes_of_gpt2_in_transformers(shape, bias, activation, tmp_pa
     gpt = random_gpt(bias, activation, n_layer=n_layer, n_head=n_head, n_embd=4 * n_head)
     huggingface.write(pretrained(gpt), tmp_path, torch.float32)
     assert (logits(gpt, tokens(97)) - logits(loaded(tmp_path), tokens(97))).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("name", GPT2_SHAPES)
+@pytest.mark.parametrize(("bias", "activation", "vocab_size"), [(True, "gelu_new", 97), (False, "gelu", 131)])
+def test_in_and_out_again(name, bias, activation, vocab_size, tmp_path):
+    """The same logits after each crossing; what has no biases comes from nanoGPT, since transformers has none such."""
+    n_layer, n_head = GPT2_SHAPES[name]
+    ids, shape = tokens(vocab_size, 8), {"n_layer": n_layer, "n_head": n_head, "n_embd": 4 * n_head}
+    if bias:
+        made = oracle(**shape, vocab_size=vocab_size, activation_function=activation, n_positions=8)
+        made.save_pretrained(tmp_path / "in")
+        source = tmp_path / "in"
+    else:
+        made = random_gpt(False, activation, vocab_size, 8, **shape)
+        source = nanogpt_checkpoint(made, tmp_path / "ckpt.pt")
+    first = logits(made, ids)
+    own = sources.read(str(source))
+    assert own.model.bias is bias
+    export.export(str(source), "hf", tmp_path / "out")
+    out = sources.read(str(tmp_path / "out"))
+    for again in (own.build(), loaded(tmp_path / "out"), out.build()):
+        assert (logits(again, ids) - first).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("vocab_size", [1, 63, 65, 50257, 50304])
@@ -115,6 +137,18 @@ def test_greedy_generation_is_that_of_sample(trained, name, request):
     assert said == auto.decode(ids, skip_special_tokens=True) + "\n"
     again = command("sample", out, "--prompt", prompt, "--temperature", "0", "--device", "cpu").stdout
     assert again == said  # the export is read back
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_past_the_context_each_token_is_the_likeliest_after_those_before(trained, name):
+    """There transformers' generate raises an error; its model on the last 256 tokens gives the tokens of `sample`."""
+    run, out = trained[name]
+    model, auto, own = loaded(out), AutoTokenizer.from_pretrained(out, local_files_only=True), overnight.load(run)
+    ids = torch.tensor([*auto("def ")["input_ids"], *own.stream("def ", 300, temperature=0)])
+    assert len(ids) > 256 + 40
+    windows = ids.unfold(0, 256, 8)[:-1]  # each eighth step
+    following = logits(model, windows)[:, -1, : own.tokenizer.vocab_size].argmax(-1)
+    assert torch.equal(following, ids[256::8][: len(following)])
 
 
 def test_the_special_ids(trained):
@@ -267,6 +301,18 @@ def test_what_was_frozen_has_no_moments_in_nanogpt(overnight, tiny, dataset, tmp
     assert set(matrices + vectors) - set(stored["state"]) == {1, vectors[-1]}  # wpe.weight and ln_f.bias
 
 
+def test_nanogpts_gelu_in_place_of_the_tanh_form(overnight, trained, tmp_path):
+    run, out = trained["bytes"][0], tmp_path / "out"
+    said = overnight("export", run, "--to", "nanogpt", "--out", out, "--approximate-gelu").stdout
+    changes = json.loads((out / "certificate.json").read_text())["logits"]["rounding_to_dtype_changes_up_to"]
+    assert f"note: the other form of GELU changes the model's own logits by up to {changes:.1e}" in said
+    assert "the optimizer's moments come along" in said
+    one, other = sources.read(str(run)).build(), nanogpt.read(out / "ckpt.pt").build()
+    assert other.config.activation == "gelu"
+    ids = tokens(257, 256)
+    assert 0 < (logits(one, ids) - logits(other, ids)).abs().max() < 5 * changes < 0.1
+
+
 def test_nanogpt_without_moments_begins_anew(overnight, tmp_path):
     oracle(activation_function="gelu").save_pretrained(tmp_path / "theirs")
     overnight("export", tmp_path / "theirs", "--to", "nanogpt", "--out", tmp_path / "out", "--dtype", "bfloat16")
@@ -313,7 +359,7 @@ def test_llmc_has_biases_and_a_padded_vocabulary(dtype, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--to", "nanogpt"], "`--to hf` keeps it"),
+        (["--to", "nanogpt"], "--approximate-gelu; `--to hf` keeps it"),
         (["--to", "nanogp"], "did you mean nanogpt"),
         (["--to", "hf", "--dtype", "fp8"], "float32, bfloat16, float16"),
         (["--to", "llm.c", "--dtype", "float16"], "float32, bfloat16"),
@@ -337,6 +383,48 @@ def test_a_folder_in_use_is_left_as_it_is(overnight, trained, tmp_path):
     done = overnight("export", trained["bytes"][0], "--to", "hf", "--out", tmp_path, check=False)
     assert done.returncode == 2 and "exists already" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+class Raises:
+    """A program that reads the files, and then cannot use them."""
+
+    name = "another program"
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def logits(self, ids):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (
+            RuntimeError("mat1 and mat2\n  cannot be multiplied"),
+            1,
+            "another program fails on what was written: mat1 and",
+        ),
+        (MemoryError(), 1, "fails on what was written: MemoryError"),
+        (OSError("no file named\npytorch_model.bin"), 1, "written: no file named pytorch_model.bin"),
+        (OSError(28, "No space left on device"), 2, "No space left on device"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_what_another_program_raises_is_one_line(overnight, trained, tmp_path, monkeypatch, error, code, message):
+    target = replace(export.TARGETS["hf"], reload=lambda *_: Raises(error))
+    monkeypatch.setitem(export.TARGETS, "hf", target)
+    done = overnight("export", trained["bytes"][0], "--to", "hf", "--out", tmp_path / "out", check=False)
+    assert (done.returncode, done.stdout) == (code, "") and len(done.stderr.splitlines()) == 1
+    assert message in done.stderr and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("to", ["hf", "nanogpt"])
+def test_a_context_of_one_token(overnight, to, tmp_path):
+    oracle(n_positions=1, activation_function="gelu").save_pretrained(tmp_path / "theirs")
+    said = overnight("export", tmp_path / "theirs", "--to", to, "--out", tmp_path / "out").stdout
+    assert "logits of 1,000 tokens" in said and "no room for a continuation" in said
+    assert "greedy" not in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_a_full_disk_leaves_nothing(overnight, trained, tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overnight.errors import UserError
-from overnight.exchange import gguf, huggingface, llamacpp
+from overnight.exchange import certificate, gguf, huggingface, llamacpp
 from overnight.exchange.gguf_vocabulary import describe
 from overnight.model import weights
 from overnight.pretrained import Pretrained
@@ -328,7 +328,7 @@ def test_export(overnight, exact, tmp_path, monkeypatch):
     done = overnight("export", exact, "--to", "gguf", "--out", out, check=False)
     assert (done.returncode, out.exists()) == (2, False) and "--approximate-gelu" in done.stderr
     done = overnight("export", exact, "--to", "hf", "--out", out, "--approximate-gelu", check=False)
-    assert (done.returncode, out.exists()) == (2, False) and "gguf and llm.c" in done.stderr
+    assert (done.returncode, out.exists()) == (2, False) and "keeps the model's own GELU" in done.stderr
     said = overnight("export", exact, "--to", "gguf", "--out", out, "--approximate-gelu", "--dtype", "q8_0").stdout
     assert "reloaded by overnight itself" in said and "not tried" in said
     found = json.loads((out / "certificate.json").read_text())
@@ -336,41 +336,104 @@ def test_export(overnight, exact, tmp_path, monkeypatch):
     assert 0 < found["logits"]["rounding_to_dtype_changes_up_to"] < 0.1
     assert field(GGUFReader(out / "model.gguf"), "general.name") == "out"
     page = (out / "README.md").read_text()
-    assert "exact GELU: its own logits" in page and 'Llama("FOLDER/model.gguf", n_ctx=32)' in page
+    assert "other form of GELU: its own logits" in page and 'Llama("FOLDER/model.gguf", n_ctx=32)' in page
 
 
 class Llama:
-    """llama.cpp as it is used here: a file's model, with a fault in one logit or one id where that is wanted."""
+    """llama.cpp as it is used here: a file's model, with a fault in it where one is wanted."""
 
-    def __init__(self, path: Path, logit: float, wrong_id: bool) -> None:
-        self.gpt, self.logit, self.wrong_id = gguf.read(path).build(), logit, wrong_id
+    def __init__(self, path: Path, fault: str) -> None:
+        self.gpt, self.fault = gguf.read(path).build(), fault
+        self.closed = False
 
     def reset(self) -> None:
-        self.scores = np.zeros(0)
+        self.ids: list[int] = []
 
     def eval(self, ids: list[int]) -> None:
-        assert self.scores.size == 0, "what came before is still there"
-        self.scores = logits(self.gpt, torch.tensor([ids]))[0].numpy() + np.float32(self.logit)
+        """Each row of the scores is of one token; a continuation comes token by token."""
+        if self.fault == "raises":
+            raise RuntimeError("llama_decode returned -1\nand more")
+        self.ids += ids
+        found = logits(self.gpt, torch.tensor([self.ids]))[0].numpy()
+        found[3, 5] += {"logits": 1.0}.get(self.fault, 1e-5)
+        if self.fault == "continues" and len(ids) == 1:
+            found[-1, 7] += 100
+        if self.fault == "continues later" and len(ids) == 1 and len(self.ids) == 20:
+            found[-1, np.argsort(found[-1])[-2]] = found[-1].max() + 1e-6
+        self.scores = found
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.ids)
 
     def tokenize(self, text: bytes, add_bos: bool, special: bool) -> list[int]:
         assert special and add_bos  # neither is asked for in the text itself: the file decides
         ids = BytesTokenizer().encode_prompt(text.decode()).tolist()
-        return [ids[0] + 1, *ids[1:]] if self.wrong_id else ids
+        return [ids[0] + 1, *ids[1:]] if self.fault == "id" else ids
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        self.closed = True
 
 
 @pytest.mark.parametrize(
-    ("logit", "wrong_id", "message"),
-    [(1e-4, False, ""), (1.0, False, "llama.cpp's logits differ by up to 1"), (0.0, True, "llama.cpp the tokenizer")],
+    ("fault", "message"),
+    [
+        ("", ""),
+        ("logits", "reloaded by llama.cpp the logits differ by up to 1, more than 0.0"),
+        ("continues", "reloaded by llama.cpp the model continues otherwise: token 2 after"),
+        ("continues later", "reloaded by llama.cpp the model continues otherwise: token 13 after"),
+        ("id", "reloaded by llama.cpp the tokenizer gives"),
+        ("raises", "llama.cpp fails on what was written: llama_decode returned -1 and more"),
+        ("cannot load", "llama.cpp fails on what was written: Failed to load model"),
+    ],
 )
-def test_export_asks_llama_cpp_itself(overnight, exact, tmp_path, monkeypatch, logit, wrong_id, message):
-    monkeypatch.setattr(llamacpp, "load", lambda path, context: Llama(path, logit, wrong_id))
+def test_export_asks_llama_cpp_itself(overnight, exact, tmp_path, monkeypatch, fault, message):
+    models: list[Llama] = []
+
+    def load(path: Path, context: int) -> Llama:
+        assert context == 32
+        if fault == "cannot load":
+            raise ValueError("Failed to load model from file")
+        models.append(Llama(path, fault))
+        return models[0]
+
+    monkeypatch.setattr(llamacpp, "load", load)
     monkeypatch.setattr(llamacpp, "version", lambda: "0.0.1")
     out = tmp_path / "out"
     done = overnight("export", exact, "--to", "gguf", "--out", out, "--approximate-gelu", check=not message)
+    assert all(model.closed for model in models)
     if message:
-        assert (done.returncode, out.exists()) == (1, False) and message in done.stderr
+        assert (done.returncode, done.stdout) == (1, "") and len(done.stderr.splitlines()) == 1
+        assert message in done.stderr and [path.name for path in tmp_path.iterdir()] == ["theirs"]
         return
-    assert "llama.cpp itself: logits equal to 1.0e-04" in done.stdout and "tokenizer: 257 ids" in done.stdout
-    assert json.loads((out / "certificate.json").read_text())["llama.cpp"]["versions"] == {"llama-cpp-python": "0.0.1"}
+    assert "llama.cpp itself: logits equal to 1.0e-05" in done.stdout and "tokenizer: 257 ids" in done.stdout
+    found = json.loads((out / "certificate.json").read_text())["llama.cpp"]
+    assert found["versions"] == {"llama-cpp-python": "0.0.1"}
+    assert found["continuations"]["equal"] == 3 and found["continuations"]["equal_tokens"] == [24, 24, 24]
+    assert found["tolerance"] == pytest.approx(2e-3 * found["largest_logit"])
+
+
+def test_a_continuation_may_part_at_a_tie_alone():
+    """Two logits that are as near to each other as the tolerance: either may be taken, and is counted."""
+    along = torch.tensor([[0.0, 3.0, 1.0], [2.0, 0.0, 1.9], [0.0, 0.0, 5.0]])
+    expected = certificate.Expected([], torch.tensor([[7]]), 2, [[1, 0]], [along], 5.0, 0.0)
+
+    class Other:
+        name = "another program"
+
+        def __init__(self, ids: list[int]) -> None:
+            self.ids = ids
+
+        def greedy(self, prompts: torch.Tensor, count: int) -> list[list[int]]:
+            assert (prompts.tolist(), count) == ([[7]], 2)
+            return [self.ids]
+
+    def compared(ids: list[int], tolerance: float) -> tuple[int, int, list[int]]:
+        found = certificate.compare_continuations(expected, Other(ids), tolerance)
+        return found["equal"], found["ties"], found["equal_tokens"]
+
+    assert compared([1, 0], 0.0) == (1, 0, [2])
+    assert compared([1, 2], 0.11) == (0, 1, [1])
+    for ids, tolerance in (([1, 2], 0.09), ([0, 0], 1.0), ([1], 1.0), ([1, 0, 2], 1.0)):
+        with pytest.raises(certificate.CertificateError, match="another program the model continues otherwise"):
+            compared(ids, tolerance)

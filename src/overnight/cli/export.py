@@ -19,7 +19,8 @@ class Arguments:
     """A trained model as files that other programs read, proven by reloading them."""
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """A run, gpt2 ... gpt2-xl, a hub's OWNER/NAME, a folder of transformers, a checkpoint of nanoGPT and others."""
+    """A run; gpt2, gpt2-medium, gpt2-large or gpt2-xl; another GPT-2 of the hub (OWNER/NAME); a folder in transformers'
+    format; nanoGPT's ckpt.pt; build-nanogpt's model_*.pt; llm.c's .bin checkpoint."""
     to: str
     """hf (transformers), nanogpt, llm.c, gguf (llama.cpp)."""
     out: Path
@@ -31,7 +32,8 @@ class Arguments:
     licence: str = "unknown"
     """The model's licence, as the hub calls it (mit, apache-2.0, ...)."""
     approximate_gelu: bool = False
-    """Write a model with the exact GELU as one with the tanh form, the only one that gguf and llm.c have."""
+    """Where the program has another form of GELU than the model (gguf and llm.c the tanh form, nanogpt the exact one):
+    write it all the same, and say what that changes."""
     push: Annotated[str | None, tyro.conf.arg(metavar="USER/NAME")] = None
     """Put the files on the Hugging Face hub too."""
     private: bool = False
@@ -63,18 +65,32 @@ def main(arguments: Sequence[str]) -> int:
 
 def summary(certificate: dict[str, Any], out: Path) -> str:
     """What was written and what was proven."""
-    logits, again = certificate["logits"], certificate["continuations"]
+    logits = certificate["logits"]
     size = sum(file["bytes"] for file in certificate["files"].values())
     lines = [
         f"{out}: {certificate['to']}, {certificate['dtype']}, {size / 1e6:,.1f} MB",
         f"reloaded by {certificate['runtime']['name']}: logits of {logits['tokens']:,} tokens equal to "
-        f"{logits['largest_difference']:.1e}; {again['equal']} of {again['prompts']} greedy continuations equal"
-        + (f", {again['ties']} part at a tie" if again["ties"] else ""),
+        f"{logits['largest_difference']:.1e}{_continuations(certificate['continuations'])}",
         _tokenizer(certificate),
     ]
     if found := certificate.get("llama.cpp"):
-        lines.append(f"llama.cpp itself: logits equal to {found['largest_difference']:.1e}")
+        lines.append(
+            f"llama.cpp itself: logits equal to {found['largest_difference']:.1e} (the largest is "
+            f"{found['largest_logit']:.1f}){_continuations(found['continuations'])}"
+        )
+    if (changes := logits["rounding_to_dtype_changes_up_to"]) > 0:
+        what = "the other form of GELU" if certificate["approximate_gelu"] else f"rounding to {certificate['dtype']}"
+        lines.append(f"note: {what} changes the model's own logits by up to {changes:.1e}")
+    come = certificate["optimizer_moments"]
+    lines.append(f"the optimizer's moments {'come along' if come else 'stay behind'}")
     return "\n".join(lines)
+
+
+def _continuations(found: dict[str, Any]) -> str:
+    if not found["prompts"]:
+        return "; the context has no room for a continuation"
+    ties = f", {found['ties']} part at a tie" if found["ties"] else ""
+    return f"; {found['equal']} of {found['prompts']} greedy continuations equal{ties}"
 
 
 def _tokenizer(certificate: dict[str, Any]) -> str:

@@ -161,16 +161,24 @@ def _data(mixture: Mixture | None) -> Rows:
 
 
 def _checked(certificate: dict[str, Any]) -> str:
-    logits, runtime, again = certificate["logits"], certificate["runtime"], certificate["continuations"]
+    logits, runtime = certificate["logits"], certificate["runtime"]
     versions = ", ".join(f"{name} {version}" for name, version in runtime["versions"].items())
     ids = certificate["tokenizer"]
     tokens = f", and the same {ids['ids_compared']:,} token ids for the same text" if ids else ""
     return (
         f"These files ({certificate['dtype']}) were reloaded with {runtime['name']} ({versions}) and gave the same "
         f"logits on {logits['tokens']:,} tokens (largest difference {logits['largest_difference']:.1e}, computed in "
-        f"{logits['computed_in']}), the same {again['prompts']} greedy continuations{tokens}. "
+        f"{logits['computed_in']}){_continuations(certificate['continuations'])}{tokens}. "
         f"{_differs(certificate)}certificate.json has the numbers, and the SHA-256 of every file."
     )
+
+
+def _continuations(found: dict[str, Any]) -> str:
+    """A part of a sentence; empty where the context has no room for any."""
+    if not found["prompts"]:
+        return ""
+    parted = f" ({found['ties']} up to a tie)" if found["ties"] else ""
+    return f", the same {found['prompts']} greedy continuations{parted}"
 
 
 def _differs(certificate: dict[str, Any]) -> str:
@@ -178,12 +186,15 @@ def _differs(certificate: dict[str, Any]) -> str:
     found, sentences = certificate.get("llama.cpp"), ""
     if found:
         sentences += (
-            f"llama.cpp itself (llama-cpp-python {found['versions']['llama-cpp-python']}) gave them to "
-            f"{found['largest_difference']:.1e}, and the largest logit is {found['largest_logit']:.1f}. "
+            f"llama.cpp itself (llama-cpp-python {found['versions']['llama-cpp-python']}) gave the logits to "
+            f"{found['largest_difference']:.1e}, the largest of which is {found['largest_logit']:.1f}"
+            f"{_continuations(found['continuations'])}. "
         )
     if certificate["approximate_gelu"]:
         changes = certificate["logits"]["rounding_to_dtype_changes_up_to"]
-        sentences += f"The model was trained with the exact GELU: its own logits differ by up to {changes:.1e}. "
+        sentences += (
+            f"The model was trained with the other form of GELU: its own logits differ by up to {changes:.1e}. "
+        )
     return sentences
 
 

@@ -1,11 +1,13 @@
 """The proof that an export is the model it was made from: reloaded, it gives the same logits, texts and token ids.
 
-Both models compute in float64, so that what differs is the weights or the code, not the order of sums.
+Both models compute in float64, so that what differs is the weights or the code, not the order of sums; one after the
+other, so that memory holds one of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,7 @@ from overnight.tokenizers import END_OF_TEXT, Tokenizer
 RELATIVE = 1e-6  # of the largest logit: far above what float64 rounds away, far below what a wrong weight does
 MOST = 1e-4
 PROMPTS, PROMPT, CONTINUED = 3, 16, 50
+AT_ONCE = 1024  # tokens
 PROBE = f" two  spaces\n\n\ttabs, I'm we've 12345 naïve cafe\u0301 日本語 😀 {END_OF_TEXT}\nend \n"
 
 
@@ -38,29 +41,55 @@ class Text:
 
 @dataclass(frozen=True)
 class Expected:
-    """What the model gives: logits of each window, and greedy continuations with the logits along their way."""
+    """What the model gives: logits of the text, and greedy continuations with the logits along their way."""
 
     logits: list[Tensor]
-    prompts: list[Tensor]
+    """Of each part of `_parts`, (windows, block_size, vocab) float64."""
+    prompts: Tensor
+    """(P, T)."""
+    count: int
+    """Of tokens after a prompt; 0 in a context of one token, which then has no prompts."""
     continued: list[list[int]]
     along: list[Tensor]
+    largest: float
+    """Of the logits, without their sign."""
+    rounding: float
+    """How far the dtype's rounding, or another activation, moved a logit of the model that was trained."""
 
-    @property
-    def largest(self) -> float:
-        return max(float(part.abs().max()) for part in self.logits)
+
+def expect(pretrained: Pretrained, written: Pretrained, text: Text) -> Expected:
+    """What `written` gives, which is the model rounded to what the files can hold.
+
+    Raises CertificateError where its logits are not finite.
+    """
+    own = Overnight(written, pretrained.tokenizer)
+    logits = [own.logits(part) for part in _parts(text)]
+    largest = float(torch.stack([end.abs() for part in logits for end in part.aminmax()]).max())
+    if not largest < float("inf"):
+        raise CertificateError("in this --dtype the model's logits are not finite numbers; use another --dtype")
+    prompts, count = _prompts(text)
+    continued = own.greedy(prompts, count) if count else []
+    along = [
+        own.logits(torch.tensor([[*prompt, *ids]]))[0, len(prompt) - 1 :]
+        for prompt, ids in zip(prompts.tolist(), continued, strict=True)
+    ]
+    del own  # two models at once would take twice the memory
+    rounding = 0.0 if written is pretrained else _rounding(pretrained, text, logits)
+    return Expected(logits, prompts, count, continued, along, largest, rounding)
 
 
-def certify(pretrained: Pretrained, rounded: Pretrained, runtime: Runtime, text: Text) -> dict[str, Any]:
-    """Compares what was reloaded with the model itself, `rounded` to what the files can hold.
+def certify(pretrained: Pretrained, expected: Expected, reload: Callable[[], Runtime], text: Text) -> dict[str, Any]:
+    """Compares what `reload` loads with what is expected of it.
 
     Returns the certificate's findings; raises CertificateError in one line at the first difference.
     """
-    expected = _expected(Overnight(rounded, pretrained.tokenizer), text)
-    if not (expected.largest < float("inf")):
-        raise CertificateError("in this --dtype the model's logits are not finite numbers; use another --dtype")
+    with told("what was written cannot be loaded"):
+        runtime = reload()
     tolerance = min(MOST, RELATIVE * max(1.0, expected.largest))
-    difference = _logits(expected, runtime, text, tolerance)
-    equal, ties = _continuations(expected, runtime, tolerance)
+    with told(f"{runtime.name} fails on what was written"):
+        difference = compare_logits(expected, runtime, text, tolerance)
+        continuations = compare_continuations(expected, runtime, tolerance)
+        tokenizer = None if pretrained.tokenizer is None else _tokenizer(pretrained.tokenizer, runtime, text)
     return {
         "runtime": {"name": runtime.name, "versions": runtime.versions},
         "text": text.described,
@@ -71,43 +100,51 @@ def certify(pretrained: Pretrained, rounded: Pretrained, runtime: Runtime, text:
             "largest_difference": difference,
             "tolerance": tolerance,
             "largest_logit": expected.largest,
-            "rounding_to_dtype_changes_up_to": 0.0 if rounded is pretrained else _rounding(pretrained, text, expected),
+            "rounding_to_dtype_changes_up_to": expected.rounding,
         },
-        "continuations": {
-            "prompts": len(expected.prompts),
-            "prompt_tokens": expected.prompts[0].shape[1],
-            "tokens": [len(ids) for ids in expected.continued],
-            "equal": equal,
-            "ties": ties,
-        },
-        "tokenizer": None if pretrained.tokenizer is None else _tokenizer(pretrained.tokenizer, runtime, text),
+        "continuations": continuations,
+        "tokenizer": tokenizer,
     }
 
 
-def _expected(own: Overnight, text: Text) -> Expected:
+@contextlib.contextmanager
+def told(what: str) -> Iterator[None]:
+    """Turns what another program raises, whatever it is, into a CertificateError of one line."""
+    try:
+        yield
+    except CertificateError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's refusal, such as a full disk
+            raise
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise CertificateError(f"{what}: {reason}") from error
+
+
+def _parts(text: Text) -> tuple[Tensor, ...]:
+    """The windows, as many at once as make AT_ONCE tokens."""
+    return torch.split(text.windows, max(1, AT_ONCE // text.windows.shape[1]))
+
+
+def _prompts(text: Text) -> tuple[Tensor, int]:
+    """Prompts from all over the text, (P, T), and how many tokens to continue them by."""
     block_size = text.windows.shape[1]
     length = min(PROMPT, max(1, block_size // 4))
     count = min(CONTINUED, block_size - length)
     starts = text.windows.flatten().unfold(0, length, max(1, (text.windows.numel() - length) // (PROMPTS - 1)))
-    prompts = [row[None] for row in starts[:PROMPTS]]
-    continued = [own.greedy(prompt, count) for prompt in prompts]
-    along = [
-        own.logits(torch.cat((prompt, torch.tensor([ids], dtype=torch.int64)), 1))[0, length - 1 :]
-        for prompt, ids in zip(prompts, continued, strict=True)
-    ]
-    return Expected([own.logits(window[None]) for window in text.windows], prompts, continued, along)
+    return starts[: PROMPTS if count else 0], count
 
 
-def _logits(expected: Expected, runtime: Runtime, text: Text, tolerance: float) -> float:
-    """The largest difference of any logit."""
+def compare_logits(expected: Expected, runtime: Runtime, text: Text, tolerance: float) -> float:
+    """The largest difference of any logit; CertificateError where it is above `tolerance`."""
     largest = 0.0
-    for window, own in zip(text.windows, expected.logits, strict=True):
-        theirs = runtime.logits(window[None])
+    for part, own in zip(_parts(text), expected.logits, strict=True):
+        theirs = runtime.logits(part)
         if theirs.shape != own.shape:
             raise CertificateError(
                 f"reloaded by {runtime.name} the logits are {tuple(theirs.shape)}, not {tuple(own.shape)}"
             )
-        difference = float((theirs - own).abs().max())
+        difference = _difference(theirs, own)
         if not difference <= tolerance:
             raise CertificateError(
                 f"reloaded by {runtime.name} the logits differ by up to {difference:.3g}, more than {tolerance:.1g}"
@@ -116,28 +153,44 @@ def _logits(expected: Expected, runtime: Runtime, text: Text, tolerance: float) 
     return largest
 
 
-def _continuations(expected: Expected, runtime: Runtime, tolerance: float) -> tuple[int, int]:
-    """How many greedy continuations are equal to the last token, and how many part at a tie."""
-    ties = 0
-    for prompt, own, along in zip(expected.prompts, expected.continued, expected.along, strict=True):
-        theirs = runtime.greedy(prompt, len(own) or 1)
-        if theirs == own:
-            continue
-        at = next((i for i, (a, b) in enumerate(zip(own, theirs, strict=False)) if a != b), min(len(own), len(theirs)))
-        tied = at < min(len(own), len(theirs)) and float(along[at, own[at]] - along[at, theirs[at]]) <= tolerance
-        if not tied:
+def _difference(theirs: Tensor, own: Tensor) -> float:
+    """The largest of any element, NaN where there is one; in pieces, since both may be large."""
+    pairs = zip(torch.split(theirs.flatten(0, 1), 64), torch.split(own.flatten(0, 1), 64), strict=True)
+    return float(torch.stack([(one - other).abs().max() for one, other in pairs]).max())
+
+
+def compare_continuations(expected: Expected, runtime: Runtime, tolerance: float) -> dict[str, Any]:
+    """The certificate's entry on greedy continuations; CertificateError where one parts other than at a tie.
+
+    A tie: two tokens whose logits are no further apart than `tolerance`.
+    """
+    equal = []
+    found = runtime.greedy(expected.prompts, expected.count) if expected.count else []
+    for theirs, own, along in zip(found, expected.continued, expected.along, strict=True):
+        both = min(len(own), len(theirs))
+        at = next((i for i in range(both) if own[i] != theirs[i]), both)
+        tied = at < both and float(along[at, own[at]] - along[at, theirs[at]]) <= tolerance
+        if theirs != own and not tied:
             raise CertificateError(
                 f"reloaded by {runtime.name} the model continues otherwise: token {at + 1} after a prompt of "
-                f"{prompt.shape[1]} is {theirs[at : at + 1]}, not {own[at : at + 1]}"
+                f"{expected.prompts.shape[1]} is {theirs[at : at + 1]}, not {own[at : at + 1]}"
             )
-        ties += 1
-    return len(expected.prompts) - ties, ties
+        equal.append(at)
+    lengths = [len(ids) for ids in expected.continued]
+    ties = sum(at < length for at, length in zip(equal, lengths, strict=True))
+    return {
+        "prompts": len(lengths),
+        "prompt_tokens": expected.prompts.shape[1],
+        "tokens": lengths,
+        "equal_tokens": equal,
+        "equal": len(lengths) - ties,
+        "ties": ties,
+    }
 
 
-def _rounding(pretrained: Pretrained, text: Text, expected: Expected) -> float:
+def _rounding(pretrained: Pretrained, text: Text, logits: list[Tensor]) -> float:
     own = Overnight(pretrained, pretrained.tokenizer)
-    parts = zip(text.windows, expected.logits, strict=True)
-    return max(float((own.logits(window[None]) - part).abs().max()) for window, part in parts)
+    return max(_difference(own.logits(part), other) for part, other in zip(_parts(text), logits, strict=True))
 
 
 def _tokenizer(tokenizer: Tokenizer, runtime: Runtime, text: Text) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -14,7 +14,7 @@ from overnight.data.foreign.meta import NAME as META
 from overnight.errors import UserError, suggestion
 from overnight.exchange import gguf, huggingface, llamacpp, llmc, nanogpt, sources
 from overnight.exchange.card import card
-from overnight.exchange.certificate import CertificateError, Text, certify
+from overnight.exchange.certificate import Expected, Text, certify, expect
 from overnight.exchange.held_out import held_out
 from overnight.exchange.runtimes import Overnight, Runtime, transformers_or_own
 from overnight.files import PARTIAL, folder_atomic, sha256, write_atomic, write_json
@@ -42,8 +42,12 @@ class Target:
     dtypes: tuple[str, ...] = tuple(DTYPES)
     rounded: Callable[[Pretrained, str], Pretrained] = _rounded
     """The model with the weights that files of a dtype hold, in float32."""
-    more: Callable[[Path, Pretrained, Text], dict[str, Any]] = lambda *_: {}
-    """Further findings on the files, from what `rounded` gave and the text."""
+    more: Callable[[Path, Expected, Pretrained, Text, str], dict[str, Any]] = lambda *_: {}
+    """Further findings on the files, from what is expected of them, the model, the text, and the dtype."""
+    gelu: Literal["gelu", "gelu_tanh"] | None = None
+    """The only form that its program has; None: it has both."""
+    moments: bool = False
+    """The optimizer's come along from a run's checkpoint."""
 
 
 def _nanogpt(folder: Path, known: Tokenizer | None) -> Runtime:
@@ -51,23 +55,31 @@ def _nanogpt(folder: Path, known: Tokenizer | None) -> Runtime:
     return Overnight(read, known, own=read.tokenizer if (folder / META).exists() else None)
 
 
+def _llama_cpp(folder: Path, expected: Expected, model: Pretrained, text: Text, dtype: str) -> dict[str, Any]:
+    assert model.tokenizer is not None  # gguf.write refuses a model without
+    return llamacpp.findings(folder / GGUF, expected, model.tokenizer, text, dtype)
+
+
 TARGETS: dict[str, Target] = {
     "hf": Target(lambda model, folder, dtype: huggingface.write(model, folder, DTYPES[dtype]), transformers_or_own),
-    "nanogpt": Target(lambda model, folder, dtype: nanogpt.write(model, folder, DTYPES[dtype]), _nanogpt),
+    "nanogpt": Target(
+        lambda model, folder, dtype: nanogpt.write(model, folder, DTYPES[dtype]), _nanogpt, gelu="gelu", moments=True
+    ),
     "llm.c": Target(
         lambda model, folder, dtype: llmc.write(model, folder / LLMC, DTYPES[dtype]),
         lambda folder, known: Overnight(llmc.read(folder / LLMC), known),
         ("float32", "bfloat16"),
+        gelu="gelu_tanh",
     ),
     "gguf": Target(
         lambda model, folder, dtype: gguf.write(model, folder / GGUF, dtype, folder.name.removeprefix(PARTIAL)),
         lambda folder, known: Overnight(gguf.read(folder / GGUF), known),
         tuple(gguf.DTYPES),
         gguf.rounded,
-        lambda folder, rounded, text: llamacpp.findings(folder / GGUF, rounded, text),
+        _llama_cpp,
+        "gelu_tanh",
     ),
 }
-TANH = ("gguf", "llm.c")  # whose programs have no other GELU
 
 
 def export(
@@ -81,22 +93,23 @@ def export(
 ) -> dict[str, Any]:
     """Writes what `source` names into the folder `out` for the program `to`; returns the certificate.
 
-    `approximate_gelu` makes the exact GELU the tanh form first: the certificate has what that changes.
+    `approximate_gelu` makes the model's GELU the one that the program has: the certificate has what that changes.
 
     The folder has README.md and certificate.json too. It is complete or absent. Raises UserError where the program's
     model is another one or `out` is in use, CertificateError where what was written, reloaded, is not the model.
     """
     target = _checked(to, dtype, licence, out, approximate_gelu)
     pretrained = model = sources.read(source, which)
-    if approximate_gelu:
-        model = replace(pretrained, model=replace(pretrained.model, activation="gelu_tanh"))
+    if approximate_gelu and target.gelu is not None:
+        model = replace(pretrained, model=replace(pretrained.model, activation=target.gelu))
     text = held_out(pretrained)
     if out.exists():
         out.rmdir()  # it is empty; Windows renames nothing onto a folder that is there
     with folder_atomic(out) as aside:
         target.write(model, aside, dtype)
-        runtime, rounded = _reloaded(target, aside, pretrained), target.rounded(model, dtype)
-        findings = certify(pretrained, rounded, runtime, text) | target.more(aside, rounded, text)
+        expected = expect(pretrained, target.rounded(model, dtype), text)
+        findings = certify(pretrained, expected, lambda: target.reload(aside, pretrained.tokenizer), text)
+        findings |= target.more(aside, expected, pretrained, text, dtype)
         origin = {"name": Path(source).resolve().name, "step": pretrained.step, "files": _weights(pretrained.where)}
         certificate = {
             "format": FORMAT,
@@ -104,6 +117,7 @@ def export(
             "to": to,
             "dtype": dtype,
             "approximate_gelu": model.model != pretrained.model,
+            "optimizer_moments": target.moments and pretrained.step is not None,
             "source": origin,
             **findings,
         }
@@ -119,24 +133,13 @@ def _checked(to: str, dtype: str, licence: str, out: Path, approximate_gelu: boo
         raise UserError(f"--to {to} is not known{suggestion(to, TARGETS)}; there are {', '.join(TARGETS)}")
     if dtype not in TARGETS[to].dtypes:
         raise UserError(f"--dtype {dtype} cannot be written for {to}; it can be {', '.join(TARGETS[to].dtypes)}")
-    if approximate_gelu and to not in TANH:
-        raise UserError(f"--approximate-gelu is for {' and '.join(TANH)}; --to {to} keeps the model's own")
+    if approximate_gelu and TARGETS[to].gelu is None:
+        raise UserError(f"--approximate-gelu is not for --to {to}, which keeps the model's own GELU; leave it out")
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", licence):
         raise UserError(f"--licence {licence!r} is not an identifier of the hub's, such as mit or cc-by-4.0")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already; choose another --out, or remove it")
     return TARGETS[to]
-
-
-def _reloaded(target: Target, folder: Path, pretrained: Pretrained) -> Runtime:
-    """The export as its program loads it; what the program raises on the files is a failure of the export."""
-    try:
-        return target.reload(folder, pretrained.tokenizer)
-    except OSError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise CertificateError(f"what was written cannot be loaded: {reason}") from error
 
 
 def _weights(path: str) -> dict[str, str]:

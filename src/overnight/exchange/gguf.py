@@ -57,6 +57,8 @@ def write(pretrained: Pretrained, path: Path, dtype: str, name: str = "") -> Non
 
 def rounded(pretrained: Pretrained, dtype: str) -> Pretrained:
     """The model with the weights that a file of `dtype` has, in float32."""
+    if dtype == "float32":
+        return pretrained
     quants, tensors = _library().quants, {}
     for name, tensor in pretrained.tensors.items():
         kind, stored = _stored(name, tensor, dtype)

@@ -81,8 +81,8 @@ def write(pretrained: Pretrained, folder: Path, dtype: torch.dtype) -> None:
     """
     if pretrained.model.activation != "gelu":
         raise UserError(
-            f"{pretrained.where} has the tanh GELU, nanoGPT has the exact form alone: it would be another model; "
-            "`--to hf` keeps it"
+            f"{pretrained.where}: the model has GPT-2's tanh GELU, and nanoGPT computes the exact form, so its logits "
+            "differ slightly; where that is good enough, add --approximate-gelu; `--to hf` keeps it"
         )
     gpt = pretrained.build()
     state = {f"transformer.{name}": tensor.to(dtype).clone() for name, tensor in weights(gpt).items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,8 +27,8 @@ class Runtime(Protocol):
     def logits(self, ids: Tensor) -> Tensor:
         """(B, T, vocab) of ids (B, T)."""
 
-    def greedy(self, prompt: Tensor, count: int) -> list[int]:
-        """The likeliest continuation of a prompt (1, T): `count` ids, or fewer where an end of text comes before."""
+    def greedy(self, prompts: Tensor, count: int) -> list[list[int]]:
+        """The likeliest continuation of each prompt (P, T): `count` ids, or up to and with the first end of text."""
 
     def vocabulary(self) -> dict[str, int] | None:
         """The ids of all that its tokenizer has a name for; None where the export has no tokenizer."""
@@ -66,14 +66,10 @@ class Overnight:
         found: Tensor = self.gpt(ids)
         return found
 
-    def greedy(self, prompt: Tensor, count: int) -> list[int]:
+    def greedy(self, prompts: Tensor, count: int) -> list[list[int]]:
         size, end = (None, None) if self.known is None else (self.known.vocab_size, self.known.end_of_text)
-        ids: list[int] = []
-        for column in generate.stream(self.gpt, prompt, count, temperature=0, vocab_size=size):
-            ids.append(int(column))
-            if ids[-1] == end:
-                break
-        return ids
+        columns = list(generate.stream(self.gpt, prompts, count, temperature=0, vocab_size=size))
+        return [until(row, {end}) for row in torch.cat(columns, 1).tolist()]
 
     def vocabulary(self) -> dict[str, int] | None:
         if self.library is not None:
@@ -109,16 +105,23 @@ class Transformers:
         return found
 
     @torch.no_grad()
-    def greedy(self, prompt: Tensor, count: int) -> list[int]:
-        mask = torch.ones_like(prompt)
-        found: Tensor = self.model.generate(prompt, attention_mask=mask, max_new_tokens=count, do_sample=False)
-        return [int(i) for i in found[0, prompt.shape[1] :]]
+    def greedy(self, prompts: Tensor, count: int) -> list[list[int]]:
+        mask, end = torch.ones_like(prompts), self.model.generation_config.eos_token_id
+        found: Tensor = self.model.generate(prompts, attention_mask=mask, max_new_tokens=count, do_sample=False)
+        ends = set(end) if isinstance(end, list) else {end}
+        return [until(row, ends) for row in found[:, prompts.shape[1] :].tolist()]
 
     def vocabulary(self) -> dict[str, int] | None:
         return None if self.tokenizer is None else dict(self.tokenizer.get_vocab())
 
     def encode(self, text: str) -> list[int]:
         return list(self.tokenizer(text, verbose=False)["input_ids"])
+
+
+def until(ids: list[int], ends: Collection[int | None]) -> list[int]:
+    """The ids up to and with the first that is one of `ends`."""
+    at = next((i for i, found in enumerate(ids) if found in ends), len(ids))
+    return ids[: at + 1]
 
 
 @contextlib.contextmanager
