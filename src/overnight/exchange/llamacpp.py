@@ -23,7 +23,7 @@ from overnight.exchange.certificate import (
 )
 from overnight.tokenizers import Tokenizer
 
-# Of the largest logit: more than three times the most that llama.cpp's own rounding moved one in models of 4 to 48 layers
+# Of the largest logit: over three times the most that llama.cpp's own rounding moved one in models of 4 to 48 layers
 # (benchmarks/results/llamacpp_rounding.md). It looks the GELU up in float16; what it multiplies weights of 16 bits with
 # it rounds to their type, and beside q8_0 to 8 bits. That the weights are right is proven by reading them back.
 FAR = {"float32": 2e-3, "float16": 4e-3, "bfloat16": 2.5e-2, "q8_0": 1e-1}
