@@ -140,7 +140,8 @@ def train(
     with joined(world):
         mixture = Mixture.open(data)
         _check_prompt(config, mixture)
-        tasks = _tasks(config.observe.eval, mixture.tokenizer()) if hooks is None else []  # a bad file is told at once
+        # a bad file is told at once
+        tasks = world.in_turn(lambda: _tasks(config.observe.eval, mixture.tokenizer())) if hooks is None else []
         first = world.rank == 0
         if first and not (out / "config.json").exists() and config.recipe.data.sequence_length > 0:
             session.open_dataset(config, mixture)  # one that cannot be used is refused before anything is written

@@ -6,7 +6,7 @@ import datetime
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -82,6 +82,15 @@ class World:
         found: list[Any] = [value]
         dist.broadcast_object_list(found, src=0)
         return cast(T, found[0])
+
+    def in_turn(self, make: Callable[[], T]) -> T:
+        """What `make` gives, on rank 0 first: what it fetched or wrote is there when the others look."""
+        if self.rank == 0:
+            made = make()
+            self.wait()
+            return made
+        self.wait()
+        return make()
 
     def wait(self) -> None:
         """Returns when every rank has called it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -76,7 +76,7 @@ def build_training(
     `initial` is needed on rank 0 only.
     """
     recipe = config.recipe
-    device = _choose_device(config.machine.device, console, world)
+    device = choose_device(config.machine.device, console.line, world)
     at = world.first((checkpoint.steps(folder.checkpoints) or [0])[-1])
     folder.start_attempt(
         {
@@ -135,11 +135,11 @@ def share(opened: tuple[RunFolder, Config] | None, out: Path, world: World) -> t
     return RunFolder(out, writes=False, decisions=decisions), config
 
 
-def _choose_device(wanted: str, console: Console, world: World) -> torch.device:
+def choose_device(wanted: str, say: Callable[[str], None], world: World) -> torch.device:
     """This process's device: of several GPUs each process has one of its own."""
     if world.size > 1 and wanted not in ("auto", "cpu", "cuda"):
         raise UserError(f"--device {wanted} is one device, and there are {world.size} processes: give cpu or cuda")
-    device = machine.choose_device(wanted, console.line, world.local_rank if world.size > 1 else None)
+    device = machine.choose_device(wanted, say, world.local_rank if world.size > 1 else None)
     kinds = world.gather(device.type)
     if len(set(kinds)) > 1:
         raise UserError(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,3 +92,22 @@ def test_a_published_number_that_comes_out() -> None:
     assert [("it comes out" in line) for line in told] == [True, False, True, True]
     assert "0.2859 published" in told[1]
     assert "no published number" in calibration(Result("piqa", "", {"acc": 0.5}, 3))[0]
+
+
+def test_any_number_of_processes_has_the_same_numbers(overnight, dataset, tiny, rows, tmp_path) -> None:
+    longer = ["--data.sequence-length", "128", "--sample.every", "0"]
+    overnight("train", "demo", "--data", dataset, "--out", tmp_path / "run", *tiny, *longer, "--eval.every", "0")
+    asked = ["eval", tmp_path / "run", "--evals", f"loss,hellaswag={rows}", "--tokens", "5k", "--device", "cpu"]
+    alone = json.loads(overnight(*asked, "--json").stdout)
+    done = subprocess.run(
+        [sys.executable, "-m", "overnight", *map(str, asked), "--json", "--processes", "3"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["loss"] == pytest.approx(alone["loss"], abs=1e-6)
+    assert told["stderr"] == pytest.approx(alone["stderr"], abs=1e-6)
+    assert told["tasks"][0]["metrics"] == pytest.approx(alone["tasks"][0]["metrics"], abs=1e-6)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,8 +16,10 @@ import tyro
 
 from overnight.cli.arguments import parse
 from overnight.errors import UserError
+from overnight.launching import is_worker, launch, processes_here
 
 if TYPE_CHECKING:
+    from overnight.distributed import World
     from overnight.evals.alone import DatasetLoss, Subject
     from overnight.evals.base import Result
     from overnight.evals.registry import Asked
@@ -50,6 +55,8 @@ class Arguments:
     """auto, cpu, cuda, mps."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     """Of the matrix products."""
+    processes: int | None = None
+    """How many share the work; by default one for each GPU."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Where results are kept, and from where an interrupted evaluation goes on; of a run by default RUN/evals/STEP."""
     save_baseline: bool = False
@@ -60,6 +67,20 @@ class Arguments:
 
 def main(arguments: Sequence[str]) -> int:
     given = parse(Arguments, arguments, "eval")
+    processes = 1 if is_worker() else processes_here(given.processes, given.device)
+    if processes > 1:
+        return launch(["eval", *arguments], processes, lambda: 0)
+    from overnight.distributed import current_world, joined
+
+    world = current_world()
+    quiet = contextlib.redirect_stdout(io.StringIO()) if world.rank else contextlib.nullcontext()
+    with joined(world), quiet:
+        _evaluate(given, world)
+    return 0
+
+
+def _evaluate(given: Arguments, world: World) -> None:
+    """On every rank; what is printed and written is rank 0's."""
     from overnight.evals import alone, registry
     from overnight.files import to_json, write_json
 
@@ -68,36 +89,35 @@ def main(arguments: Sequence[str]) -> int:
     data = (given.data or _own_dataset(given.source)) if wants_loss else given.data
     if given.save_baseline and not wants_loss:
         raise UserError("eval: --save-baseline keeps a loss: add it to --evals")
-    evaluations = _evaluations(asked, given.examples)
+    evaluations = world.in_turn(lambda: _evaluations(asked, given.examples))
     if given.calibrate and not evaluations:
         raise UserError("eval: --calibrate scores GPT-2 on the tasks of --evals: name one, as in hellaswag")
-    calibrated = _calibrate(evaluations, given) if given.calibrate else []
-    subject = alone.open_subject(given.source, given.checkpoint, given.device, given.precision)
+    calibrated = _calibrate(evaluations, given, world) if given.calibrate else []
+    subject = alone.open_subject(given.source, given.checkpoint, given.device, given.precision, world)
     out = given.out or (_own_folder(given.source, subject) if evaluations or given.harness else None)
     told = subject.facts() | ({"calibration": calibrated} if calibrated else {})
     if wants_loss and data is not None:
         told |= _loss(subject, data, given)
     results = [alone.task(subject, evaluation, out, _progress(evaluation.name)) for evaluation in evaluations]
-    results += _harness(given, out)
+    results += _harness(given, out, world)
     if results:
         told["tasks"] = [alone.result_json(found) for found in results]
-    if out is not None:
+    if out is not None and world.rank == 0:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "results.json", told)
     if given.json:
         print(to_json(told, indent=2))
-        return 0
+        return
     for found in results:
         _print(subject, found, given.show)
-    return 0
 
 
-def _calibrate(evaluations: list[Any], given: Arguments) -> list[str]:
+def _calibrate(evaluations: list[Any], given: Arguments, world: World) -> list[str]:
     """What the released GPT-2 gets, told at once."""
     from overnight.evals import alone
     from overnight.evals.calibrate import MODEL, calibration
 
-    released = alone.open_subject(MODEL, "best", given.device, given.precision)
+    released = alone.open_subject(MODEL, "best", given.device, given.precision, world)
     lines = [
         line
         for evaluation in evaluations
@@ -108,7 +128,7 @@ def _calibrate(evaluations: list[Any], given: Arguments) -> list[str]:
     return lines
 
 
-def _harness(given: Arguments, out: Path | None) -> list[Result]:
+def _harness(given: Arguments, out: Path | None, world: World) -> list[Result]:
     """What lm-evaluation-harness finds; its examples beside those of our own tasks."""
     if not given.harness:
         return []
@@ -123,8 +143,9 @@ def _harness(given: Arguments, out: Path | None) -> list[Result]:
         device=given.device,
         precision=given.precision,
         limit=parse_count(given.examples) or None,
+        world=world,
     )
-    if out is not None:
+    if out is not None and world.rank == 0:
         for found in results:
             alone.write_rows(out, found)
     return results
@@ -155,7 +176,7 @@ def _loss(subject: Subject, data: Path, given: Arguments) -> dict[str, Any]:
     from overnight.evals import alone
 
     measured = alone.dataset_loss(subject, data, given.split, parse_count(given.tokens))
-    if given.save_baseline:
+    if given.save_baseline and subject.world.rank == 0:
         alone.save_baseline(data, subject, measured)
     if not given.json:
         print(f"{subject.name}: {_loss_line(measured)} ({subject.facts()['device']}, {subject.precision})")
@@ -190,7 +211,7 @@ def _progress(name: str) -> Any:
     """How far an evaluation is, on a terminal."""
 
     def tell(done: int, total: int) -> None:
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
             end = "\n" if done == total else ""
             print(f"\r{name}: {done:,} of {total:,}", end=end, file=sys.stderr, flush=True)
 

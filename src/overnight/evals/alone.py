@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -26,7 +27,7 @@ from overnight.files import to_json, write_atomic, write_json
 from overnight.machine import device as machine
 from overnight.model import GPT
 from overnight.pretrained import Pretrained
-from overnight.session import open_stream
+from overnight.session import choose_device, open_stream
 
 BASELINES, FORMAT, VERSION = "baselines.json", "overnight-baselines", 1
 TOKENS = 8192  # computed at once
@@ -77,12 +78,14 @@ def open_subject(
     source: str, which: str = "best", device: str = "auto", precision: Precision = "fp32", world: World | None = None
 ) -> Subject:
     """The model that `source` names, on a device; `which` is the checkpoint of a run."""
-    read = sources.use if world is None or world.rank == 0 else sources.read  # what there is to say is said once
-    found, on = read(source, which), machine.choose_device(device)
+    world = world or World()
+    read = sources.use if world.rank == 0 else sources.read  # what there is to say is said once
+    found = world.in_turn(lambda: read(source, which))
+    on = choose_device(device, lambda line: print(line, file=sys.stderr), world)
     machine.check_precision(precision, on)
     machine.set_matmul_precision(precision)
     name = source if found.step is None else f"{Path(source).resolve().name} at step {found.step}"
-    return Subject(name, found, found.build().to(on), on, precision, world or World())
+    return Subject(name, found, found.build().to(on), on, precision, world)
 
 
 def dataset_loss(subject: Subject, data: Path, split: str = "val", tokens: int = 0) -> DatasetLoss:

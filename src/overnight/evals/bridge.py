@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from overnight.distributed import World
 from overnight.errors import UserError
 from overnight.evals.scoring import Answer, Question, score
 from overnight.exchange import sources
-from overnight.machine.device import choose_device
+from overnight.session import choose_device
 from overnight.tokenizers import END_OF_TEXT, prompt_ids
 
 DEFAULT_DEVICE = "cuda:0"  # the harness's
@@ -42,13 +43,13 @@ class OvernightLM(TemplateLM):  # type: ignore[misc]
         world: World | None = None,
     ) -> None:
         super().__init__()
-        found = sources.read(str(path), str(checkpoint))
+        self.world = world or World()
+        found = self.world.in_turn(lambda: sources.read(str(path), str(checkpoint)))
         if found.tokenizer is None:
             raise UserError(f"{found.where} does not say which tokenizer it was trained with, and none lies beside it")
-        self._device = choose_device(device)
+        self._device = choose_device(device, lambda line: print(line, file=sys.stderr), self.world)
         self.model, self.text = found.build().to(self._device), found.tokenizer
         self.precision, self.tokens, self.max_gen_toks = precision, int(tokens), int(max_gen_toks)
-        self.world = world or World()
 
     @classmethod
     def create_from_arg_obj(
