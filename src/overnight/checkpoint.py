@@ -25,6 +25,7 @@ TYPES: dict[str, tuple[type, ...]] = {  # of the fields of state.json
     "optimizer": (dict,),
     "scaler": (dict, type(None)),
     "offsets": (dict,),
+    "recent_losses": (list,),
     "files": (dict,),
 }
 OFFSETS = ("metrics.jsonl", "samples.jsonl", "decisions")
@@ -40,6 +41,7 @@ class State:
     optimizer: dict[str, dict[str, float]] = field(default_factory=dict)
     scaler: dict[str, Any] | None = None
     offsets: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OFFSETS, 0))
+    recent_losses: list[float] = field(default_factory=list)  # by which a bad step is told
 
 
 def folder_name(step: int) -> str:
@@ -78,9 +80,11 @@ def read_state(path: Path) -> State:
     values = read_json(path / "state.json")
     if values.get("format") != FORMAT or values.get("version") != VERSION:
         raise UserError(f"{path / 'state.json'}: not a checkpoint of version {VERSION}")
+    values.setdefault("recent_losses", [])  # not in older ones
     right = {name: name in values and isinstance(values[name], kinds) for name, kinds in TYPES.items()}
     right["offsets"] = right["offsets"] and all(_is_count(values["offsets"].get(name)) for name in OFFSETS)
     right["optimizer"] = right["optimizer"] and all(_is_scalars(entry) for entry in values["optimizer"].values())
+    right["recent_losses"] = right["recent_losses"] and _is_numbers(values["recent_losses"])
     for name, is_right in right.items():
         if not is_right:
             raise UserError(
@@ -98,7 +102,11 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_scalars(entry: Any) -> bool:
-    return isinstance(entry, dict) and all(isinstance(value, (int, float)) for value in entry.values())
+    return isinstance(entry, dict) and _is_numbers(list(entry.values()))
+
+
+def _is_numbers(values: list[Any]) -> bool:
+    return all(isinstance(value, (int, float)) for value in values)
 
 
 def load_tensors(path: Path, name: str, check: bool = True) -> dict[str, Tensor]:

@@ -25,6 +25,7 @@ T = TypeVar("T")
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 Switch = Literal["auto", "on", "off"]
 Parallel = Literal["auto", "ddp", "fsdp", "hsdp"]
+OnBadStep = Literal["skip", "rollback", "stop", "off"]
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,9 @@ class Machine:
     """Sequences computed at once on each process; by default found by trying."""
     threads: int | None = None
     """CPU threads; by default all cores."""
+    guard: OnBadStep = "skip"
+    """A step whose loss or gradient is not finite, or whose loss is far too high: skip its update, rollback to the
+    last checkpoint and go on without its batch, stop, or off."""
 
 
 @dataclass(frozen=True)

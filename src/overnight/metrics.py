@@ -67,6 +67,10 @@ class Clock:
     def resume(self) -> None:
         self.since = time.perf_counter()
 
+    def back(self, step: int) -> None:
+        """Counts on from an earlier step; what was spent since the last lap belongs to steps that do not count."""
+        self.spent, self.since, self.marked_step = 0.0, time.perf_counter(), step
+
     def lap(self, step: int) -> tuple[float, float]:
         """Seconds a step since the last lap, and over all steps so far."""
         moment = time.perf_counter()

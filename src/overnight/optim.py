@@ -113,6 +113,20 @@ def clip_gradients(model: nn.Module, limit: float) -> Tensor:
     return norm
 
 
+def step_where(optimizer: torch.optim.Optimizer, good: Tensor) -> None:
+    """An update where `good` holds; elsewhere weights and the optimizer's state stay as they are.
+
+    What can skip an update on the device (torch's fused ones do, for its gradient scaler) is not waited for.
+    """
+    if not getattr(optimizer, "_step_supports_amp_scaling", False):
+        if good:
+            optimizer.step()
+        return
+    optimizer.grad_scale, optimizer.found_inf = None, good.logical_not().float()  # type: ignore[attr-defined]
+    optimizer.step()
+    del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
+
+
 def optimizer_state(
     optimizer: torch.optim.Optimizer, model: nn.Module
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, float]]]:

@@ -17,13 +17,16 @@ from overnight.console import Console
 from overnight.data.dataset import Manifest, open_shards
 from overnight.data.mixture import Mixture
 from overnight.distributed import ALONE, World
+from overnight.dumps import Dumps
 from overnight.errors import UserError
 from overnight.files import write_atomic
+from overnight.guard import Guard
 from overnight.loader import Dataset, TokenDataset, TokenStream
 from overnight.machine import device as machine
 from overnight.machine import settle
 from overnight.mixing import MixedDataset
 from overnight.model import GPT, initialise, load_weights
+from overnight.origins import Origins
 from overnight.pretrained import Pretrained
 from overnight.runs import RunFolder, datasets_of, read_lines
 from overnight.training import Training, restore
@@ -120,6 +123,8 @@ def build_training(
         precision=precision,
         console=console,
         exchange=exchange,
+        guard=Guard(config.machine.guard, folder.decisions),
+        dump=Dumps(Origins(data, dataset)),
         tokenizer=data.tokenizer(),
     )
     restore(training)

@@ -18,6 +18,7 @@ from overnight.config import Config, Precision
 from overnight.console import Console
 from overnight.distributed import World, kept
 from overnight.errors import UserError
+from overnight.guard import Bad, Guard
 from overnight.loader import Dataset, Numbers, hash64, to_device
 from overnight.loss import IGNORE
 from overnight.machine.device import autocast, out_of_memory
@@ -58,6 +59,8 @@ class Training:
     precision: Precision
     console: Console
     exchange: Exchange = field(default_factory=Exchange)
+    guard: Guard = field(default_factory=Guard)
+    dump: Callable[[Training, Bad], None] = lambda training, bad: None  # writes down what is known of a bad step
     tokenizer: Any = None
     step: int = 0  # updates made
     val_loss: dict[int, float] = field(default_factory=dict)  # by step, of this attempt
@@ -72,6 +75,11 @@ class Training:
     def steps(self) -> int:
         """How many updates the run will make, as decided by now."""
         return int(self.folder.decided("train.steps", self.step, self.config.recipe.train.steps))
+
+    def numbers(self, index: int) -> Numbers:
+        """The sequences of the global batch of update `index`, counted from 0."""
+        batch, overfit = self.guard.batch(index), self.config.recipe.overfit
+        return self.dataset.sequences(batch % overfit if overfit else batch, self.sequences_per_step)
 
     def tokens(self, step: int) -> int:
         return step * self.config.recipe.train.tokens_per_step
@@ -106,22 +114,27 @@ def train_step(training: Training, index: int, micro_batch: int) -> tuple[Tensor
     process is asked to end before the last micro-batch; DeviceFull likewise, on every rank, where a forward or
     backward pass does not fit into the memory of one.
     """
+    recipe = training.config.recipe
+    loss = gradient(training, index, micro_batch)
+    grad_norm = optim.clip_gradients(training.model, recipe.optim.grad_clip)
+    optim.set_learning_rate(training.optimizer, optim.learning_rate(recipe, index, training.steps))
+    training.guard.update(training.optimizer, training.scaler, index, loss, grad_norm)
+    training.scaler.update()
+    return loss, grad_norm
+
+
+def gradient(training: Training, index: int, micro_batch: int) -> Tensor:
+    """Leaves the gradient of update `index` in the parameters; returns the mean loss of the global batch."""
     recipe, world = training.config.recipe, training.world
-    batch = index % recipe.overfit if recipe.overfit else index
-    numbers = training.dataset.sequences(batch, training.sequences_per_step)
     if recipe.model.dropout:
         torch.manual_seed(hash64(recipe.seed, index, world.rank))
-
     training.model.train()
     training.optimizer.zero_grad(set_to_none=True)
+    numbers = training.numbers(index)
     batches = list(micro_batches(training.dataset, numbers, world, micro_batch, training.device))
     loss = world.sum(_gradients(training, batches))
     training.scaler.unscale_(training.optimizer)
-    grad_norm = optim.clip_gradients(training.model, recipe.optim.grad_clip)
-    optim.set_learning_rate(training.optimizer, optim.learning_rate(recipe, index, training.steps))
-    training.scaler.step(training.optimizer)
-    training.scaler.update()
-    return loss, grad_norm
+    return loss
 
 
 def micro_batches(
@@ -191,6 +204,9 @@ def train(training: Training, hooks: Sequence[Hook]) -> bool:
             training.optimizer.zero_grad(set_to_none=True)
             return _stopped(training, training.step if saved == training.step or save(training) else saved)
         training.step += 1
+        if _guarded(training):
+            clock.back(training.step)
+            continue
         step, last = training.step, training.step == training.steps
         if step % training.config.observe.log.every == 0 or step == 1 or last:
             _log(training, clock, loss, grad_norm)
@@ -202,10 +218,12 @@ def train(training: Training, hooks: Sequence[Hook]) -> bool:
         stopping = training.world.any(training.stop())
         every = training.config.observe.checkpoint.every
         if last or stopping or (every and step % every == 0):
-            saved = step if save(training) else saved
+            saved = training.step if save(training) else saved
         if stopping and not last:
             return _stopped(training, saved)
         clock.resume()
+        if training.step < step:
+            clock.back(training.step)
     return saved == training.step or _unsaved(training, saved)
 
 
@@ -214,8 +232,36 @@ def _run(training: Training, hook: Hook) -> None:
         hook.run(training)
 
 
+def _guarded(training: Training, wait: bool = False) -> bool:
+    """Acts on the bad ones among the steps that are known by now, with `wait` among all, alike on every rank.
+
+    True where the run went back to a checkpoint; a UserError where it ends for them, after its weights were saved.
+    """
+    guard, newest = training.guard, None
+    for bad in guard.judged(wait):
+        if guard.mode == "rollback":
+            newest = training.world.first(max(checkpoint.steps(training.folder.checkpoints), default=None))
+        training.dump(training, bad)
+        guard.decide(training.folder, bad, newest)
+        done = "its update is left out" if newest is None else f"back to step {newest}, and on without its batch"
+        training.console.line(f"step {bad.step} is bad: {bad.reason}; {done}")
+        if newest is not None:
+            restore(training)
+        if guard.mode == "stop" or guard.too_many(bad):
+            saved = newest is not None or save(training)
+            raise UserError(guard.farewell(bad, training.folder.path, saved))
+        if newest is not None:
+            return True
+    return False
+
+
 def save(training: Training) -> bool:
-    """Writes a checkpoint of this moment and applies the retention rule; False, and said, where the disk refuses."""
+    """Writes a checkpoint of this moment and applies the retention rule; False, and said, where the disk refuses.
+
+    Where a step turns out bad now and the run goes back for it, `training.step` is that of an older one.
+    """
+    if _guarded(training, wait=True):
+        return True
     _write(training, training.metrics.flush())
     writes = training.folder.writes
     tensors, scalars = optim.optimizer_state(training.optimizer, training.model)
@@ -244,6 +290,7 @@ def _save(
                 "samples.jsonl": folder.samples.size,
                 "decisions": len(folder.decisions),
             },
+            recent_losses=list(training.guard.recent),
         )
         checkpoint.save(folder.checkpoints, state, model, optimizer)
     except OSError as error:
@@ -281,6 +328,9 @@ def restore(training: Training) -> None:
     folder.metrics.cut(state.offsets["metrics.jsonl"])
     folder.samples.cut(state.offsets["samples.jsonl"])
     training.step = state.step
+    training.val_loss = {step: loss for step, loss in training.val_loss.items() if step <= state.step}
+    training.metrics = Deferred()
+    training.guard.go_on(state.recent_losses)
 
 
 def _step_in_memory(training: Training) -> tuple[Tensor, Tensor]:
@@ -317,7 +367,7 @@ def _log(training: Training, clock: Clock, loss: Tensor, grad_norm: Tensor) -> N
     lap, average = clock.lap(step)
     fields = {
         "step": step,
-        "epochs": training.dataset.epochs(step * training.sequences_per_step),
+        "epochs": training.dataset.epochs((training.guard.batch(step - 1) + 1) * training.sequences_per_step),
         "lr": optim.learning_rate(recipe, step - 1, training.steps),
         "seconds": {
             "seconds": round(time.perf_counter() - clock.begun, 3),

@@ -43,6 +43,7 @@ class Stream:
     def __init__(self, manifest: Manifest, split: str) -> None:
         self.manifest, self.split = manifest, split
         self._last = (-1, np.zeros(0, np.int64))
+        self._listed: tuple[int, dict[str, Any]] = (-1, {})
         self.tokens = int(manifest.splits[split]["tokens"])
 
     @cached_property
@@ -114,10 +115,36 @@ class Stream:
             shard = self._shard(position)
             row = int(np.searchsorted(self.starts(shard), position))
             return {"split": self.split, "file": self.manifest.shard_paths(self.split)[shard].name, "row": row}
-        file = self._documents_file(self._shard(position))
-        columns = _columns(file, "start", "file", "row")
+        columns = self._origins(self._shard(position))
         row = int(np.searchsorted(columns["start"].to_numpy(), position))
         return {"split": self.split, "file": columns["file"][row].as_py(), "row": columns["row"][row].as_py()}
+
+    def documents(self, start: int, stop: int) -> list[dict[str, Any]]:
+        """The documents that have tokens from `start` to `stop`: file, row, `start` and how many `tokens` of them.
+
+        The first may start before; tokens before any document belong to none.
+        """
+        running = self._running(start)
+        begun = [] if running is None else [running]
+        for number in range(self._shard(start), len(self.borders) - 1):
+            if self.borders[number] >= stop:
+                break
+            starts = self.starts(number)
+            begun += starts[np.searchsorted(starts, start, "right") : np.searchsorted(starts, stop)].tolist()
+        found = []
+        for at, end in zip(begun, [*begun[1:], stop], strict=True):
+            origin = self.origin(at)
+            found.append({"file": origin["file"], "row": origin["row"], "start": at, "tokens": end - max(at, start)})
+        return found
+
+    def _running(self, position: int) -> int | None:
+        """Where the document starts that a token belongs to."""
+        for number in range(self._shard(position), -1, -1):
+            starts = self.starts(number)
+            before = int(np.searchsorted(starts, position, "right"))
+            if before:
+                return int(starts[before - 1])
+        return None
 
     def beginning(self, position: int) -> str:
         """The first characters of the document that starts at `position`."""
@@ -125,6 +152,12 @@ class Stream:
         ids = self.read(position, min(position + READ, self.end(position)))
         text = tokenizer.decode_bytes(ids).decode(errors="ignore")
         return text[:SHOWN] + " ..." if len(text) > SHOWN else text
+
+    def _origins(self, shard: int) -> dict[str, Any]:
+        """What the documents file of a shard lists; that of the last one that was asked for is kept."""
+        if self._listed[0] != shard:
+            self._listed = shard, _columns(self._documents_file(shard), "start", "file", "row")
+        return self._listed[1]
 
     def _shard(self, position: int) -> int:
         return int(np.searchsorted(self.borders, position, "right")) - 1
