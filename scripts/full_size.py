@@ -3,7 +3,7 @@
     pip install transformers
     python scripts/full_size.py [--write benchmarks/results/full_size.md]
 
-Some minutes and 3 GB of memory on a CPU. Exit code 0 only if the logits are equal to 1e-5 in float32 at each crossing.
+Some minutes and 4 GB of memory on a CPU. Exit code 0 only if the logits are equal to 1e-5 in float32 at each crossing.
 """
 
 from __future__ import annotations

@@ -305,7 +305,7 @@ def test_nanogpts_gelu_in_place_of_the_tanh_form(overnight, trained, tmp_path):
     run, out = trained["bytes"][0], tmp_path / "out"
     said = overnight("export", run, "--to", "nanogpt", "--out", out, "--approximate-gelu").stdout
     changes = json.loads((out / "certificate.json").read_text())["logits"]["rounding_to_dtype_changes_up_to"]
-    assert f"note: the other form of GELU changes the model's own logits by up to {changes:.1e}" in said
+    assert f"note: with the other form of GELU the model's own logits change by up to {changes:.1e}" in said
     assert "the optimizer's moments come along" in said
     one, other = sources.read(str(run)).build(), nanogpt.read(out / "ckpt.pt").build()
     assert other.config.activation == "gelu"
@@ -425,6 +425,22 @@ def test_a_context_of_one_token(overnight, to, tmp_path):
     said = overnight("export", tmp_path / "theirs", "--to", to, "--out", tmp_path / "out").stdout
     assert "logits of 1,000 tokens" in said and "no room for a continuation" in said
     assert "greedy" not in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("to", export.TARGETS)
+def test_a_file_that_may_not_grow_leaves_nothing(overnight, trained, tmp_path, to):
+    """The system refuses in the middle of the weights; each library that writes them tells that in its own way."""
+    resource = pytest.importorskip("resource")
+    flags = ["--approximate-gelu"] if to == "nanogpt" else []
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))
+    try:
+        arguments = ["export", trained["bytes"][0], "--to", to, "--out", tmp_path / "out", *flags]
+        done = overnight(*arguments, check=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (done.returncode, done.stdout) == (2, "") and len(done.stderr.splitlines()) == 1
+    assert f"{tmp_path / 'out'} cannot be written: " in done.stderr and list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_leaves_nothing(overnight, trained, tmp_path, monkeypatch):

@@ -79,8 +79,9 @@ def summary(certificate: dict[str, Any], out: Path) -> str:
             f"{found['largest_logit']:.1f}){_continuations(found['continuations'])}"
         )
     if (changes := logits["rounding_to_dtype_changes_up_to"]) > 0:
-        what = "the other form of GELU" if certificate["approximate_gelu"] else f"rounding to {certificate['dtype']}"
-        lines.append(f"note: {what} changes the model's own logits by up to {changes:.1e}")
+        rounding = [] if certificate["dtype"] == "float32" else [f"rounding to {certificate['dtype']}"]
+        what = " and ".join(["the other form of GELU"] * certificate["approximate_gelu"] + rounding)
+        lines.append(f"note: with {what} the model's own logits change by up to {changes:.1e}")
     come = certificate["optimizer_moments"]
     lines.append(f"the optimizer's moments {'come along' if come else 'stay behind'}")
     return "\n".join(lines)

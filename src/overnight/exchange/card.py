@@ -192,8 +192,9 @@ def _differs(certificate: dict[str, Any]) -> str:
         )
     if certificate["approximate_gelu"]:
         changes = certificate["logits"]["rounding_to_dtype_changes_up_to"]
+        rounded = "" if certificate["dtype"] == "float32" else f", and without rounding to {certificate['dtype']}"
         sentences += (
-            f"The model was trained with the other form of GELU: its own logits differ by up to {changes:.1e}. "
+            f"It was trained with the other form of GELU{rounded}: its own logits differ by up to {changes:.1e}. "
         )
     return sentences
 

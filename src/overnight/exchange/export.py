@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -106,7 +107,8 @@ def export(
     if out.exists():
         out.rmdir()  # it is empty; Windows renames nothing onto a folder that is there
     with folder_atomic(out) as aside:
-        target.write(model, aside, dtype)
+        with _writing(out):
+            target.write(model, aside, dtype)
         expected = expect(pretrained, target.rounded(model, dtype), text)
         findings = certify(pretrained, expected, lambda: target.reload(aside, pretrained.tokenizer), text)
         findings |= target.more(aside, expected, pretrained, text, dtype)
@@ -126,6 +128,18 @@ def export(
         certificate["files"] = files
         write_json(aside / "certificate.json", certificate)
     return certificate
+
+
+@contextlib.contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Names the folder where the system refuses, also where a library tells that as an error of its own."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        refused = error if isinstance(error, OSError) else error.__context__  # torch.save: in closing the file
+        if not isinstance(refused, OSError):
+            raise
+        raise OSError(f"{out} cannot be written: {refused.strerror or refused}") from error
 
 
 def _checked(to: str, dtype: str, licence: str, out: Path, approximate_gelu: bool) -> Target:
