@@ -10,7 +10,8 @@ import pytest
 from made_runs import CONFIG, MakeRun, attempt_line, eval_line, train_line, write_lines
 
 from overnight.errors import UserError
-from overnight.report.facts import facts, not_numbers
+from overnight.report.facts import bad_steps, facts, not_numbers
+from overnight.report.page import write_report
 from overnight.report.run_data import read_run
 
 
@@ -100,6 +101,18 @@ def test_losses_that_are_not_numbers(make_run: MakeRun) -> None:
     )
     known = facts(run)
     assert known.final is not None and known.final.step == 200
+
+
+def test_bad_steps(make_run: MakeRun) -> None:
+    assert bad_steps(read_run(make_run())) == ""
+    lines = [
+        {"step": 40 + n, "name": "guard", "value": {"action": "skip", "step": 41 + n, "batch": 40 + n}, "reason": "nan"}
+        for n in range(2)
+    ]
+    folder = make_run("bad", decisions=[*lines, {"step": 1, "name": "guard", "value": 3}])
+    expected = "2 bad steps, the last one step 42 (nan); Decisions has all."
+    assert bad_steps(read_run(folder)) == expected
+    assert expected in write_report([folder], folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_only_a_configuration(tmp_path: Path) -> None:

@@ -100,6 +100,16 @@ def not_numbers(run: RunData) -> str:
     return " ".join(told)
 
 
+def bad_steps(run: RunData) -> str:
+    """A sentence on the steps that the guard found bad, or an empty string."""
+    lines = [line for line in run.decisions if line.get("name") == "guard"]
+    found = [(step, line.get("reason")) for line in lines if isinstance(step := dig(line, "value", "step"), int)]
+    if not found:
+        return ""
+    step, reason = found[-1]
+    return f"{len(found):,} bad step{'s' * (len(found) > 1)}, the last one step {step:,} ({reason}); Decisions has all."
+
+
 def tokenizer(run: RunData) -> str:
     """The name of the tokenizer, empty where neither the run nor its dataset tells."""
     found = dig(run.config, "recipe", "data", "tokenizer") or dig(run.manifest, "tokenizer", "name")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from overnight.report.charts import COLORS
-from overnight.report.facts import Facts, Validation, dig, facts, not_numbers, tokenizer
+from overnight.report.facts import Facts, Validation, bad_steps, dig, facts, not_numbers, tokenizer
 from overnight.report.published import verdict
 from overnight.report.run_data import RunData
 from overnight.report.tasks import Kind, heading, kinds, main_metric, results, several_ways, with_error
@@ -45,7 +45,7 @@ def _tokenizers_differ(runs: Sequence[RunData]) -> bool:
 def _warnings(runs: Sequence[RunData]) -> list[Html]:
     found = []
     for run in runs:
-        for text in [not_numbers(run), _outside(run), *run.problems]:
+        for text in [not_numbers(run), bad_steps(run), _outside(run), *run.problems]:
             if text:
                 found.append(escape(text if len(runs) == 1 else f"{run.name}: {text}"))
     return found
