@@ -161,6 +161,20 @@ def test_results_of_tasks(run):
     assert any("hellaswag" in remark for remark in found.remarks)
 
 
+def test_two_protocols_of_a_task_are_two_results(run):
+    def task(acc: float) -> list[dict[str, Any]]:
+        told = "as in build-nanogpt; on lm-evaluation-harness's text, harness_acc"
+        part = {"kind": "task", "step": 200, "task": "hellaswag", "protocol": told, "examples": 10, "time": {}}
+        return [{**part, "metrics": {"acc": 0.9, "harness_acc": 0.9}},
+                {**part, "examples": 100, "metrics": {"acc": acc, "harness_acc": acc + 0.1}}]  # fmt: skip
+
+    found = compare([run("a", 2.0, tasks=task(0.3))], [run("b", 2.0, tasks=task(0.2))])
+    assert {one.metric: one.a for one in found.differences if "acc" in one.metric} == {
+        "hellaswag.acc": (0.3,),
+        "hellaswag.harness_acc": (0.4,),
+    }
+
+
 # ---- which evaluation
 
 

@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from gpts import oracle
 
 from overnight.evals import hellaswag
+from overnight.evals.alone import keep_results
 from overnight.evals.base import Result
 from overnight.evals.calibrate import calibration
 
@@ -58,6 +60,25 @@ def test_a_task_on_a_file(overnight, rows, gpt2, tmp_path) -> None:
     assert json.loads((tmp_path / "out" / "results.json").read_text())["tasks"] == [found]
     few = json.loads(overnight(*asked, "--examples", "3", "--json", cwd=gpt2).stdout)["tasks"][0]
     assert few["examples"] == 3
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["tasks"] == [found, few]  # nothing is lost
+
+
+def test_results_of_other_weights_are_not_kept(tmp_path) -> None:
+    def keep(weights: str, precision: str, **told: object) -> dict[str, object]:
+        subject = SimpleNamespace(sha256=weights)
+        keep_results(tmp_path, subject, {"precision": precision, **told})
+        kept: dict[str, object] = json.loads((tmp_path / "results.json").read_text())
+        return kept
+
+    one, two = ({"name": name, "protocol": "p", "examples": 3} for name in ("one", "two"))
+    keep("a", "fp32", loss=2.0, tasks=[one])
+    kept = keep("a", "fp32", tasks=[two, {**one, "examples": 9}])
+    assert (kept["loss"], kept["tasks"]) == (2.0, [one, two, {**one, "examples": 9}])
+    assert keep("a", "bf16", tasks=[two])["tasks"] == [two]
+    assert keep("b", "bf16", loss=1.0) == {"sha256": "b", "precision": "bf16", "loss": 1.0}
+    for damaged in ("{", "[]", '{"sha256": "b", "precision": "bf16", "tasks": [3]}'):
+        (tmp_path / "results.json").write_text(damaged)
+        assert keep("b", "bf16", tasks=[one])["tasks"] == [one]
 
 
 @pytest.mark.parametrize(

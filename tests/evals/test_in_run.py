@@ -139,3 +139,4 @@ def test_alone_on_a_checkpoint_of_a_run(overnight, dataset, tiny, tmp_path, toys
     assert kept["loss"] == pytest.approx(lines(tmp_path / "run", "eval")[-1]["val_loss"], abs=0.2)
     again = json.loads(overnight("eval", tmp_path / "run", "--evals", "toy", "--checkpoint", "12", "--json").stdout)
     assert again["tasks"] == kept["tasks"]
+    assert json.loads((out / "results.json").read_text()) == kept  # the loss that was measured before stays

@@ -383,3 +383,7 @@ def test_the_harness_own_command(local: list[str], folder: Path, overnight: Any,
     )
     assert "local_choice" in done.stdout and "acc_norm" in done.stdout
     assert list(tmp_path.rglob("samples_local_choice_*.jsonl"))
+    done = overnight(
+        *("lm_eval", "--model", "overnight", "--model_args", f"path={folder}", "--tasks", "nothing"), check=False
+    )
+    assert done.returncode == 2 and done.stderr.endswith("overnight: lm_eval: Tasks not found: nothing\n")

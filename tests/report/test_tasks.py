@@ -109,6 +109,24 @@ def test_the_first_metric_counts_where_there_is_no_norm(make_run: MakeRun) -> No
     assert with_error(results(run, kind)[0], "perplexity") == "40.5000"
 
 
+def test_less_perplexity_is_better(make_run: MakeRun) -> None:
+    lines = [task_line(10 + i, 0, "wikitext", metrics={"word_perplexity": value}) for i, value in enumerate((50, 40))]
+    run = run_with(make_run, *lines, task_line(20, 0, "mine", metrics={"turns": 3.0}))
+    found = [best(run, kind) for kind in kinds([run])]
+    assert found[0] is not None and found[0].metrics == {"word_perplexity": 40} and found[1] is None
+    assert [chart_of([run], title).lines[0].best for title in ("wikitext", "mine")] == [(11, 40), None]
+
+
+def test_a_part_and_the_whole_are_two_curves(make_run: MakeRun) -> None:
+    folder = make_run(metrics=[train_line(30, 3.0), task_line(10, 0.2, examples=100), task_line(30, 0.6, examples=100)])
+    (folder / "evals" / "step_00000030").mkdir(parents=True)
+    later = {"tasks": [{**task_line(30, 0.3), "name": "hellaswag"}]}
+    (folder / "evals" / "step_00000030" / "results.json").write_text(json.dumps(later))
+    part, whole = (chart for chart in charts([read_run(folder)]) if chart.title == "HellaSwag")
+    assert part.lines[0].series.value.tolist() == [0.2, 0.6] and part.levels == [] and "100 examples" in part.about
+    assert whole.lines[0].series.value.tolist() == [0.3] and whole.levels
+
+
 def test_gap_and_error_of_the_loss(make_run: MakeRun) -> None:
     more = {"val_loss_stderr": 0.01, "train_split_loss": 2.5}
     run = run_with(make_run, eval_line(0, 5.0), {**eval_line(20, 2.75), **more}, {**eval_line(30, 3.0), **more})

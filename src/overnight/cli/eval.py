@@ -82,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
 def _evaluate(given: Arguments, world: World) -> None:
     """On every rank; what is printed and written is rank 0's."""
     from overnight.evals import alone, registry
-    from overnight.files import to_json, write_json
+    from overnight.files import to_json
 
     asked = _with_file(registry.parse(given.evals or ("" if given.harness else "loss")), given.file)
     wants_loss = any(one.name == "loss" for one in asked)
@@ -103,8 +103,7 @@ def _evaluate(given: Arguments, world: World) -> None:
     if results:
         told["tasks"] = [alone.result_json(found) for found in results]
     if out is not None and world.rank == 0:
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "results.json", told)
+        alone.keep_results(out, subject, told)
     if given.json:
         print(to_json(told, indent=2))
         return

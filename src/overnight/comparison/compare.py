@@ -13,10 +13,10 @@ from overnight.bands.text import same_text
 from overnight.comparison.checks import refuse, remarks, same_tasks, tokenizers_differ, unlikeness
 from overnight.comparison.entries import BITS, LOSS, Entry, read_sides
 from overnight.errors import UserError
+from overnight.report.tasks import is_higher_better
 from overnight.spread import Interval, at_most, known_spread, paired, runs_needed, welch
 
 LEVEL, POWER, CONFIDENCE = 0.95, 0.8, 0.9
-LOWER, HIGHER = ("loss", "bits", "perplexity"), ("acc", "core", "exact", "f1")
 # modded-nanogpt's README (commit 0006a9cd) of January 2025: 124M parameters, "0.002 inter-run stddev"
 GPT2_124M, GPT2_124M_SPREAD = {"n_layer": 12, "n_head": 12, "n_embd": 768}, 0.002
 
@@ -125,14 +125,6 @@ def _verdict(name: str, difference: float, interval: Interval | None) -> str:
     if higher is None:
         return "different"
     return "better" if (difference > 0) == higher else "worse"
-
-
-def is_higher_better(name: str) -> bool | None:
-    """Whether more of a result is better; None where its name does not tell."""
-    words = name.replace(".", "_").replace("/", "_").split("_")
-    if any(word in words for word in LOWER):
-        return False
-    return True if any(word in words for word in HIGHER) else None
 
 
 def _interval(

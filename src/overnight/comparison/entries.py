@@ -9,8 +9,10 @@ from pathlib import Path
 
 from overnight.bands import Measured
 from overnight.errors import UserError
+from overnight.evals.baselines import HARNESS, OF_HARNESS
 from overnight.report.bands import measured
 from overnight.report.facts import facts
+from overnight.report.metrics_file import TaskResult
 from overnight.report.run_data import RunData, read_run
 
 LOSS, BITS = "val_loss", "val_bits_per_byte"
@@ -30,7 +32,8 @@ class Entry:
     val_tokens: int
     finished: bool
     values: dict[str, float] = field(default_factory=dict)
-    """Every result of that evaluation: val_loss and others of metrics.jsonl, and of tasks as hellaswag.acc."""
+    """Every result of that evaluation: val_loss and others of metrics.jsonl, and of tasks as hellaswag.acc, and
+    hellaswag.harness_acc where both protocols were used."""
     protocols: dict[str, str] = field(default_factory=dict)
     """How each task was scored, and on how many examples."""
 
@@ -105,8 +108,11 @@ def _entry(run: RunData, side: str, step: int) -> Entry:
             found[metric] = float(series.value[at[-1]])
     if not math.isfinite(found[LOSS]):
         raise UserError(f"compare: the validation loss of {run.folder} at step {step} is not a number")
-    known, tasks = facts(run), [result for result in run.tasks if result.step == step]
-    found |= {f"{result.task}.{name}": value for result in tasks for name, value in result.metrics.items()}
+    known, tasks = facts(run), _tasks(run, step)
+    for result in tasks:
+        several = any(other.task == result.task and other is not result for other in tasks)
+        prefix = f"{result.task}.{OF_HARNESS if several and result.protocol == HARNESS else ''}"
+        found |= {prefix + name: value for name, value in result.metrics.items()}
     return Entry(
         side=side,
         name=str(run.folder),
@@ -117,8 +123,25 @@ def _entry(run: RunData, side: str, step: int) -> Entry:
         val_tokens=int(found.get("val_tokens", 0)),
         finished=known.finished,
         values={name: value for name, value in found.items() if _compared(name) and math.isfinite(value)},
-        protocols={result.task: f"{result.protocol}, {result.examples} examples" for result in tasks},
+        protocols=_protocols(tasks),
     )
+
+
+def _tasks(run: RunData, step: int) -> list[TaskResult]:
+    """The results at a step; of a task that was scored on several parts of its file, those on the largest."""
+    found: dict[tuple[str, str], TaskResult] = {}
+    for result in run.tasks:
+        before = found.get(key := (result.task, result.protocol))
+        if result.step == step and (before is None or (result.examples or 0) > (before.examples or 0)):
+            found[key] = result
+    return list(found.values())
+
+
+def _protocols(tasks: Sequence[TaskResult]) -> dict[str, str]:
+    ways: dict[str, list[str]] = {}
+    for result in tasks:
+        ways.setdefault(result.task, []).append(f"{result.protocol}, {result.examples} examples")
+    return {task: "; ".join(own) for task, own in ways.items()}
 
 
 def _compared(name: str) -> bool:

@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from overnight.pretrained import Pretrained
 from overnight.session import choose_device, open_stream
 
 BASELINES, FORMAT, VERSION = "baselines.json", "overnight-baselines", 1
+RESULTS = "results.json"
 TOKENS = 8192  # computed at once
 
 
@@ -43,6 +44,11 @@ class Subject:
     device: torch.device
     precision: Precision
     world: World
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the weights; read once, since a large model takes seconds."""
+        return str(self.weights.identity["sha256"])
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -122,7 +128,7 @@ def task(
         score, subject.gpt, device=subject.device, precision=subject.precision, world=subject.world
     )
     kept = None if out is None else out / f".{evaluation.name}.answers.jsonl"
-    identity: dict[str, object] = {"weights": str(subject.weights.identity), "precision": subject.precision}
+    identity: dict[str, object] = {} if kept is None else {"weights": subject.sha256, "precision": subject.precision}
     found = evaluation(remembering(scorer, kept, identity, subject.world, progress), tokenizer, subject.world)
     if out is not None and subject.world.rank == 0:
         write_rows(out, found)
@@ -139,6 +145,27 @@ def write_rows(out: Path, found: Result) -> None:
 def result_json(found: Result) -> dict[str, Any]:
     """A result without its rows."""
     return {key: value for key, value in asdict(found).items() if key != "rows"}
+
+
+def keep_results(out: Path, subject: Subject, told: dict[str, Any]) -> None:
+    """Writes what was found to out/results.json. What stands there already of the same weights in the same precision
+    stays, but for what was measured anew."""
+    told = {"sha256": subject.sha256, **told}
+    try:
+        before = json.loads((out / RESULTS).read_text(encoding="utf-8"))
+        same = all(before[key] == told[key] for key in ("sha256", "precision"))
+        others = [one for one in before.get("tasks", []) if _measure(one) not in map(_measure, told.get("tasks", []))]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or not one of ours
+        same = False
+    if same:
+        tasks = [*others, *told.get("tasks", [])]
+        told = {**before, **told} | ({"tasks": tasks} if tasks else {})
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / RESULTS, told)
+
+
+def _measure(task: dict[str, Any]) -> tuple[object, ...]:
+    return task.get("name"), task.get("protocol"), task.get("examples")
 
 
 def save_baseline(data: Path, subject: Subject, measured: DatasetLoss) -> Path:

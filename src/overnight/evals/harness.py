@@ -88,6 +88,8 @@ def main(arguments: Sequence[str]) -> int:
     sys.argv = ["lm_eval", *(["run"] if list(arguments) in (["--help"], ["-h"]) else []), *arguments]
     try:
         cli_evaluate()
+    except (ValueError, OSError) as error:  # what it raises for a task that there is not, or rows that it cannot get
+        raise UserError(f"lm_eval: {_line(error)}") from error
     finally:
         sys.argv = before
     return 0

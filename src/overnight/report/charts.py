@@ -180,15 +180,15 @@ def _tasks(runs: Sequence[RunData]) -> list[Chart]:
         for i, run in enumerate(runs):
             found = tasks.curve(run, kind)
             best = tasks.best(run, kind)
-            if found is None or best is None:
+            if found is None or not np.isfinite(found[1].value).any():
                 continue
             name, series, error = found
             label = run.name if len(runs) > 1 else name
-            mark = (best.step, best.metrics[name]) if len(series.step) > 1 and name in best.metrics else None
+            mark = (best.step, best.metrics[name]) if best and len(series.step) > 1 and name in best.metrics else None
             dots = len(series.step) <= MARKED
             lines.append(Line(i, f"run:{i}", label, i % COLORS, series, dots=dots, best=mark, error=error))
         name = next((found[0] for run in runs if (found := tasks.curve(run, kind))), "")
-        about = ", ".join(part for part in (name, kind.protocol) if part)
+        about = ", ".join(part for part in (name, kind.way) if part)
         large = kind == every[0]
         drawn.append(Chart(kind.title, lines, about=about, large=large, levels=published.levels(runs, kind)))
     return drawn

@@ -132,7 +132,7 @@ def _task_tiles(run: RunData) -> list[tuple[str, str, str]]:
         name = main_metric(result)
         if name and math.isfinite(result.metrics[name]):
             value, _, error = with_error(result, name).partition(" ")
-            way = kind.protocol if several_ways(every, kind) else ""
+            way = kind.way if several_ways(every, kind) else ""
             words = [error, name, way, f"step {result.step:,.0f}", verdict(result)]
             shown.append((kind.title, value, " · ".join(filter(None, words))))
     return shown

@@ -6,25 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from overnight.evals.baselines import HELLASWAG_ROWS, Baseline, for_corpus, for_task
+from overnight.evals.baselines import Baseline, for_corpus, for_task
 from overnight.report.facts import dig, tokenizer
 from overnight.report.metrics_file import TaskResult
 from overnight.report.run_data import RunData
-from overnight.report.tasks import Kind, main_metric, results
+from overnight.report.tasks import Kind, incomparable, main_metric, results
 
-ROWS = {"hellaswag": HELLASWAG_ROWS}  # of the whole validation file
 BESIDE = "GPT-2 124M"
 ERRORS = 2.0  # standard errors within which two numbers are not told apart
 NEAR = {True: 0.1, False: 0.3}  # of accuracies, which rise, and of losses: lines further off would flatten the curve
 FAR = 0.7  # below this the humans' line would only flatten the curve
-
-
-def incomparable(result: TaskResult) -> str:
-    """Why a result cannot stand beside published ones, in words; empty where it can."""
-    whole = ROWS.get(result.task)
-    if whole is not None and result.examples is not None and result.examples != whole:
-        return f"{result.examples:,} of {whole:,} examples"
-    return next((note for note in result.notes if "not comparable" in note), "")
 
 
 def levels(runs: Sequence[RunData], kind: Kind) -> list[tuple[str, float]]:

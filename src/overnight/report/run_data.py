@@ -121,9 +121,10 @@ class RunReader:
 
 
 def _with_later(tasks: list[TaskResult], later: list[TaskResult]) -> list[TaskResult]:
-    """The results of the run itself, and those of its checkpoints where it has none, in order of steps."""
-    known = {(one.task, one.protocol, one.step) for one in tasks}
-    others = [one for one in later if (one.task, one.protocol, one.step) not in known]
+    """The results of the run itself, and those of its checkpoints where it has none on as many examples, in order of
+    steps."""
+    known = {(one.task, one.protocol, one.step, one.examples) for one in tasks}
+    others = [one for one in later if (one.task, one.protocol, one.step, one.examples) not in known]
     return sorted([*tasks, *others], key=lambda one: one.step)
 
 

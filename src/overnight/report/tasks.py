@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from overnight.evals.baselines import HELLASWAG_ROWS
 from overnight.report.metrics_file import TaskResult
 from overnight.report.run_data import RunData
 from overnight.report.series import Numbers, Series
+from overnight.report.wording import several
 
 TITLES = {
     "hellaswag": "HellaSwag", "lambada": "LAMBADA", "piqa": "PIQA", "arc_easy": "ARC easy", "copa": "COPA",
@@ -18,31 +20,53 @@ TITLES = {
 }  # fmt: skip
 
 
+ROWS = {"hellaswag": HELLASWAG_ROWS}  # of the whole file
+LOWER, HIGHER = ("loss", "bits", "perplexity"), ("acc", "core", "exact", "f1")
+
+
 @dataclass(frozen=True)
 class Kind:
-    """One way of scoring one task."""
+    """One way of scoring one task, on the same examples."""
 
     task: str
     protocol: str
+    part: int | None = None
+    """How many examples, where they are not the whole file."""
 
     @property
     def title(self) -> str:
         return TITLES.get(self.task, self.task)
 
+    @property
+    def way(self) -> str:
+        return ", ".join(filter(None, [self.protocol, several(self.part, "example") if self.part else ""]))
+
+
+def kind_of(result: TaskResult) -> Kind:
+    return Kind(result.task, result.protocol, result.examples if incomparable(result) else None)
+
+
+def incomparable(result: TaskResult) -> str:
+    """Why a result cannot stand beside published ones, in words; empty where it can."""
+    whole = ROWS.get(result.task)
+    if whole is not None and result.examples is not None and result.examples != whole:
+        return f"{result.examples:,} of {whole:,} examples"
+    return next((note for note in result.notes if "not comparable" in note), "")
+
 
 def kinds(runs: Sequence[RunData]) -> list[Kind]:
     """What the runs were evaluated on, in the order in which they were."""
-    return list(dict.fromkeys(Kind(result.task, result.protocol) for run in runs for result in run.tasks))
+    return list(dict.fromkeys(kind_of(result) for run in runs for result in run.tasks))
 
 
 def results(run: RunData, kind: Kind) -> list[TaskResult]:
-    return [one for one in run.tasks if (one.task, one.protocol) == (kind.task, kind.protocol)]
+    return [one for one in run.tasks if kind_of(one) == kind]
 
 
 def heading(runs: Sequence[RunData], kind: Kind) -> str:
-    """A kind's title with its metric, and its protocol where the task was scored in several ways."""
+    """A kind's title with its metric, and its way where the task was scored in several."""
     name = next((main_metric(found[-1]) for run in runs if (found := results(run, kind))), "")
-    way = f"({kind.protocol})" if several_ways(kinds(runs), kind) else ""
+    way = f"({kind.way})" if several_ways(kinds(runs), kind) else ""
     return " ".join(part for part in (kind.title, name, way) if part)
 
 
@@ -71,9 +95,20 @@ def curve(run: RunData, kind: Kind) -> tuple[str, Series, Numbers] | None:
 
 
 def best(run: RunData, kind: Kind) -> TaskResult | None:
-    """The result with the highest number to show; None where there is none."""
+    """The result with the best number to show; None where there is none, or its name does not tell which is better."""
     found = [one for one in results(run, kind) if np.isfinite(one.metrics.get(main_metric(one), np.nan))]
-    return max(found, key=lambda one: one.metrics[main_metric(one)], default=None)
+    higher = is_higher_better(main_metric(found[-1])) if found else None
+    if higher is None:
+        return None
+    return (max if higher else min)(found, key=lambda one: one.metrics[main_metric(one)])
+
+
+def is_higher_better(name: str) -> bool | None:
+    """Whether more of a result is better; None where its name does not tell."""
+    words = name.replace(".", "_").replace("/", "_").split("_")
+    if any(word in words for word in LOWER):
+        return False
+    return True if any(word in words for word in HIGHER) else None
 
 
 def with_error(result: TaskResult, name: str) -> str:
