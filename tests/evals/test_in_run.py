@@ -80,40 +80,22 @@ def test_a_run_with_evaluations_is_the_run_without(overnight, dataset, tiny, tmp
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 def test_with_compile_everything_works_in_one_run_and_compiles_once(overnight, dataset, tiny, tmp_path, toys) -> None:
     torch._dynamo.reset()
-    small = [
-        "--model.n-layer",
-        "1",
-        "--compile",
-        "on",
-        "--eval.every",
-        "2",
-        "--eval.tasks",
-        "toy",
-        "--train.steps",
-        "8",
-    ]
-    overnight(
-        "train",
-        "demo",
-        "--data",
-        dataset,
-        "--out",
-        tmp_path,
-        *tiny,
-        *small,
-        "--sample.every",
-        "2",
-        "--train.steps",
-        "8",
-    )
+    row = {"activity_label": "Cooking", "ctx_a": "A cook", "ctx_b": "he", "ctx": "A cook he", "label": 1}
+    rows = [{**row, "endings": ["eats.", "cooks " * (n % 3 + 1), "is", "sings."]} for n in range(6)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    small = ["--model.n-layer", "1", "--train.steps", "8", "--compile", "on", "--sample.every", "2"]
+    every = ["--eval.every", "2", "--eval.tasks", f"hellaswag={tmp_path / 'rows.jsonl'},toy"]
+    overnight("train", "demo", "--data", dataset, "--out", tmp_path / "run", *tiny, *small, *every)
     graphs = toys[0].graphs
     assert len(graphs) == 5  # before the first step, and after 2, 4, 6 and 8
     assert graphs[0] >= 1, "nothing was compiled"
     # the first evaluation and the first step compile; whatever comes after finds what it needs
     assert graphs[1:] == [graphs[1]] * 4
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs[1]
-    losses = [line["val_loss"] for line in lines(tmp_path, "eval")]
+    losses = [line["val_loss"] for line in lines(tmp_path / "run", "eval")]
     assert losses[-1] < losses[0]
+    found = [line for line in lines(tmp_path / "run", "task") if line["task"] == "hellaswag"]
+    assert [(line["step"], line["examples"]) for line in found] == [(step, 6) for step in (0, 2, 4, 6, 8)]
 
 
 def test_what_cannot_be_evaluated_is_told_before_anything_is_written(overnight, dataset, tiny, tmp_path, toys) -> None:
