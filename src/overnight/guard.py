@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -150,9 +150,9 @@ class Guard:
 
 def usual_loss(recent: Iterable[float]) -> tuple[float, float]:
     """The median of some losses, and how far they lie from it: what that is for a bell curve's standard deviation."""
-    values = np.array(list(recent))
-    usual = float(np.median(values))
-    return usual, BELL * float(np.median(np.abs(values - usual)))
+    values = list(recent)
+    usual = median(values)
+    return usual, BELL * median(abs(value - usual) for value in values)
 
 
 def _checked(value: Any) -> dict[str, Any]:
