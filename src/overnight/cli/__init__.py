@@ -16,6 +16,7 @@ COMMANDS = {  # name: what it does, as `overnight --help` prints it
     "data": "what is in a dataset folder; --check verifies every hash",
     "presets": "the named configurations",
     "train": "train a model, or go on with a run",
+    "verify": "whether training is the same on one process and on many: small runs beside a float64 loop",
     "stop": "ask a running training to write a checkpoint and end",
     "sample": "text from a run's model, or from weights of another program",
     "eval": "loss, HellaSwag and other tasks, of a run or of weights from elsewhere",

@@ -1,0 +1,130 @@
+"""`overnight verify`: small runs in every layout, and what came of them."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import overnight
+from overnight import checkpoint
+from overnight import config as configuration
+from overnight.config import Config, Precision
+from overnight.data.mixture import Mixture
+from overnight.data.prepare import PrepareOptions, prepare
+from overnight.data.sources import open_source
+from overnight.errors import UserError
+from overnight.verify import plan, processes, reference
+from overnight.verify.checks import Check, all_checks
+from overnight.verify.plan import HALF, Case
+from overnight.verify.results import Results
+from overnight.verify.worker import Task
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The table, and what it was made on."""
+
+    checks: list[Check]
+    processes: list[int]
+    device: str
+    precision: str
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "passed": self.passed,
+            "processes": self.processes,
+            "device": self.device,
+            "precision": self.precision,
+            "seconds": round(self.seconds, 1),
+            "checks": [
+                {
+                    "check": check.name,
+                    "compared": check.compared,
+                    "difference": check.difference,
+                    "where": check.where,
+                    "tolerance": check.tolerance,
+                    "passed": check.passed,
+                    "differences": check.details,
+                }
+                for check in self.checks
+            ],
+        }
+
+
+def verify(
+    counts: Sequence[int],
+    data: str | None = None,
+    cuda: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+    setup: str | None = None,
+) -> Verdict:
+    """Checks training on each number of processes in `counts`, which begins with 1. `setup` is for tests."""
+    begin, lives = time.perf_counter(), plan.lives(counts)
+    device, precision = _device(cuda, counts)
+    with tempfile.TemporaryDirectory(prefix="overnight-verify-") as name:
+        folder = Path(name)
+        for part in ("reference", "results", "runs"):
+            (folder / part).mkdir()
+        data = data or str(_own_text(folder))
+        say("computing the reference")
+        expected = reference.compute(_resolved(lives[0][0], data), Mixture.open(data), folder / "reference")
+        for cases in lives:
+            for case in cases:
+                _continue(case, folder)
+            count = cases[0].processes
+            say(f"{count} {'process' if count == 1 else 'processes'}: {len(cases)} runs")
+            processes.run(Task(cases, folder, data, device, precision, setup), count)
+        results = Results(folder, expected, [case for cases in lives for case in cases])
+        checks = all_checks(results, precision)
+    return Verdict(checks, list(counts), device, precision, time.perf_counter() - begin)
+
+
+def gpus() -> int:
+    """How many GPUs there are for --cuda."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _device(cuda: bool, counts: Sequence[int]) -> tuple[str, Precision]:
+    if not cuda:
+        return "cpu", "fp32"
+    if not gpus():
+        raise UserError("verify: --cuda needs an NVIDIA GPU and a torch built for it; there is none here")
+    if max(counts) > gpus():
+        raise UserError(f"verify: {max(counts)} processes with --cuda need as many GPUs, and there are {gpus()}")
+    return "cuda", "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp32"
+
+
+def _own_text(folder: Path) -> Path:
+    """A small dataset that needs no download: this package's own source, in bytes."""
+    here = Path(overnight.__file__).parent
+    source = open_source("files", [str(here / name) for name in ("training.py", "model.py", "loader.py")])
+    prepare(source, folder / "data", PrepareOptions(tokenizer="bytes", workers=1))
+    return folder / "data"
+
+
+def _resolved(case: Case, data: str) -> Config:
+    tokenizer = Mixture.open(data).first.tokenizer
+    return configuration.resolve(plan.config(case, "cpu", "fp32"), tokenizer["name"], tokenizer["vocab_size"])
+
+
+def _continue(case: Case, folder: Path) -> None:
+    """Gives a case that goes on with another one a copy of that run, as if it had been killed after `HALF` steps."""
+    source = folder / "runs" / str(case.resumes)
+    if case.resumes is None or not source.is_dir():
+        return
+    shutil.copytree(source, folder / "runs" / case.name)
+    for step in checkpoint.steps(folder / "runs" / case.name / "checkpoints"):
+        if step > HALF:
+            shutil.rmtree(folder / "runs" / case.name / "checkpoints" / checkpoint.folder_name(step))
