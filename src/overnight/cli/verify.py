@@ -55,10 +55,10 @@ def lines(verdict: Verdict) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     failed = [check for check in verdict.checks if not check.passed]
-    counts = ", ".join(map(str, verdict.processes))
+    counts = ", ".join(map(str, verdict.processes)) + (" process" if verdict.processes == [1] else " processes")
     end = f"{len(failed)} of {len(verdict.checks)} checks failed" if failed else "all is well"
     return [
         *table,
         *(f"{check.name} FAILED at {check.where}" for check in failed),
-        f"{end}: {counts} processes, {verdict.device}, {verdict.precision}, {verdict.seconds:.0f} s",
+        f"{end}: {counts}, {verdict.device}, {verdict.precision}, {verdict.seconds:.0f} s",
     ]

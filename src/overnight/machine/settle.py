@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -164,15 +165,17 @@ def compile_forward(settler: Settler, wanted: Machine, model: GPT, chosen: Preci
     """The model's forward pass, through torch.compile where that was chosen and works."""
     if settler.sharded:
         return _compile_blocks(settler, wanted, model)
-    compiled: Forward = torch.compile(model, dynamic=False)
+    compiled = cache(
+        partial(torch.compile, model, dynamic=False)
+    )  # not before it is asked for: that imports for seconds
 
     def find() -> tuple[bool, str]:
         if settler.device.type != "cuda":
             return False, "gains little off CUDA, and costs time at the start"
         problem = machine.compile_problem(settler.device)
-        return (False, problem) if problem else _compile_trial(settler, model, compiled, chosen, size)
+        return (False, problem) if problem else _compile_trial(settler, model, compiled(), chosen, size)
 
-    return compiled if settler.settle("compile", _compile_asked(settler, wanted), find) else model
+    return compiled() if settler.settle("compile", _compile_asked(settler, wanted), find) else model
 
 
 def _compile_asked(settler: Settler, wanted: Machine) -> bool | None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from itertools import chain
+from operator import ne
+from pathlib import Path
+from typing import Any
 
 from overnight import checkpoint
 from overnight.runs import read_lines
@@ -98,12 +101,13 @@ def identical(results: Results, *cases: Case) -> Found:
         for file in checkpoint.FILES:
             path = f"checkpoints/{checkpoint.folder_name(STEPS)}/{file}"
             found[file] = float((ours / path).read_bytes() != (whole / path).read_bytes())
-        lines = [
-            [{key: value for key, value in line.items() if key != "time"} for line in read_lines(run / "metrics.jsonl")]
-            for run in (ours, whole)
-        ]
-        found["metrics.jsonl"] = float(sum(a != b for a, b in zip(*lines, strict=False)) + abs(len(lines[0]) - len(lines[1])))
+        lines, right = _metrics(ours), _metrics(whole)
+        found["metrics.jsonl"] = float(sum(map(ne, lines, right)) + abs(len(lines) - len(right)))
     return found
+
+
+def _metrics(run: Path) -> list[dict[str, Any]]:
+    return [{key: value for key, value in line.items() if key != "time"} for line in read_lines(run / "metrics.jsonl")]
 
 
 def sampling(results: Results, case: Case) -> Found:

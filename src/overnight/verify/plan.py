@@ -29,7 +29,7 @@ SEQUENCES = 8  # in a step: 3 processes do not divide them
 LENGTH = 32  # tokens of each
 STEPS = 4
 HALF = 2  # the step from whose checkpoint others go on
-OVERFIT = 100  # steps on one batch
+OVERFIT = 60  # steps on one batch
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Case:
     def name(self) -> str:
         """Of its folder, and in what is reported."""
         layout = f"{self.processes}-{self.parallel}" if self.processes > 1 else "1"
-        parts = [layout, f"micro-batch-{self.micro_batch}", self.resumes and f"after-{self.resumes}"]
-        return "_".join(filter(None, [*parts, self.overfit and "overfit"]))
+        after, overfit = f"_after-{self.resumes}" if self.resumes else "", "_overfit" if self.overfit else ""
+        return f"{layout}_micro-batch-{self.micro_batch}{after}{overfit}"
 
     def __str__(self) -> str:
         count = "1 process" if self.processes == 1 else f"{self.processes} processes ({self.parallel})"

@@ -5,24 +5,26 @@ from __future__ import annotations
 import multiprocessing
 import socket
 import time
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 
 from overnight.verify import worker
-from overnight.verify.worker import Task
 
 PATIENCE = 300.0  # seconds for all cases of a task
+LATE = ("torch._dynamo", "torch.distributed.fsdp", "safetensors.torch")  # imported by the first step; here once for all
 GRACE = 2.0  # seconds for the others when one process has failed: they write down why they end
 
 
-def run(task: Task, size: int) -> None:
-    """Runs `task` on `size` processes, and returns when they have ended. Results and errors are in its folder."""
+def run(size: int, work: Callable[..., None], *arguments: object) -> None:
+    """Calls work(rank, size, port, *arguments) in `size` new processes, and returns when they have ended. What they
+    find, and their errors, they leave in files."""
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
-        context.set_forkserver_preload([worker.__name__])  # torch is imported once for all of them
+        context.set_forkserver_preload([worker.__name__, *LATE])
     port = _free_port()
     ranks: list[BaseProcess] = [
-        context.Process(target=worker.main, args=(rank, size, port, task), daemon=True)  # type: ignore[attr-defined]
+        context.Process(target=work, args=(rank, size, port, *arguments), daemon=True)  # type: ignore[attr-defined]
         for rank in range(size)
     ]
     for process in ranks:

@@ -18,9 +18,10 @@ from overnight.data.mixture import Mixture
 from overnight.files import write_json
 from overnight.loader import Dataset, Numbers
 from overnight.model import GPT, initialise, weights
+from overnight.runs import read_json
 from overnight.verify.plan import SEQUENCES, STEPS
 
-NAMES, FINAL = "sequences.json", "final.safetensors"
+NAMES, FINAL, FOUND = "sequences.json", "final.safetensors", "found.json"
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,19 @@ def fingerprint(inputs: Tensor, targets: Tensor) -> str:
     return hashlib.sha256(content).hexdigest()[:24]
 
 
-def compute(config: Config, data: Mixture, folder: Path) -> Reference:
-    """Trains `config`, which is resolved, and writes what the workers need into `folder`."""
+def read(folder: Path) -> Reference:
+    """What `main` wrote."""
+    found = read_json(folder / FOUND)
+    return Reference(found["losses"], found["norms"], found["sequences"], found["vocab_size"], folder)
+
+
+def main(_rank: int, _size: int, _port: int, config: Config, data: str, folder: Path) -> None:
+    """Trains `config`, which is resolved, and writes the reference into `folder`; in a process of its own."""
     from safetensors.torch import save_file
 
+    torch.set_num_threads(1)
     recipe = config.recipe
-    dataset = session.open_dataset(config, data)
+    dataset = session.open_dataset(config, Mixture.open(data))
     model = initialise(GPT(recipe.model, recipe.data.sequence_length), recipe.seed).double()
     optimizer = torch.optim.AdamW(
         [
@@ -81,7 +89,8 @@ def compute(config: Config, data: Mixture, folder: Path) -> Reference:
     moments, _ = optim.optimizer_state(optimizer, model)
     save_file({name: value.contiguous() for name, value in (weights(model) | moments).items()}, folder / FINAL)
     write_json(folder / NAMES, names)
-    return Reference(losses, norms, sequences, model.n_vocab, folder)
+    found = {"losses": losses, "norms": norms, "sequences": sequences, "vocab_size": model.n_vocab}
+    write_json(folder / FOUND, found)
 
 
 def _rows(dataset: Dataset, step: int) -> tuple[Numbers, list[tuple[Tensor, Tensor]]]:

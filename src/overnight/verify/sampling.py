@@ -21,8 +21,7 @@ def cached_beside_uncached(training: Training) -> dict[str, Any]:
     tokens = torch.from_numpy(dataset.tokens(dataset.sequences(0, 4))[0]).to(training.device)  # (4, T)
     model.eval()
     plain = model(tokens)
-    cache, pieces = Cache(model, len(tokens)), (PROMPT, 1, 1, 3)
-    parts = [*tokens.split([*pieces, tokens.shape[1] - sum(pieces)], dim=1)]
+    cache, parts = Cache(model, len(tokens)), torch.tensor_split(tokens, (PROMPT, PROMPT + 1, PROMPT + 2), dim=1)
     cached = torch.cat([model(part, cache=cache) for part in parts], dim=1)
     texts = [
         torch.cat(

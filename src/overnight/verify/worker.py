@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from overnight import session
-from overnight.config import Precision
+from overnight.config import Config, Precision
 from overnight.console import Console
 from overnight.data.mixture import Mixture
 from overnight.distributed import World, current_world, joined
@@ -42,13 +42,18 @@ def result_file(folder: Path, case: Case, rank: int) -> Path:
     return folder / "results" / f"{case.name}.rank{rank}.json"
 
 
-def main(rank: int, size: int, port: int, task: Task) -> None:
-    """All cases of a task, as one rank of `size`. What it finds, or the error, is in its result file for each case."""
+def take_place(rank: int, size: int, port: int) -> None:
+    """Makes this process the rank of a world, as a launcher does; `port` is that where they meet."""
     place = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()}, MASTER_ADDR="127.0.0.1")
+    torch.set_num_threads(1)
+
+
+def main(rank: int, size: int, port: int, task: Task) -> None:
+    """All cases of a task, as one rank of `size`. What it finds, or the error, is in its result file for each case."""
+    take_place(rank, size, port)
     with (task.folder / f"errors_{size}_{rank}.txt").open("ab") as log:
         os.dup2(log.fileno(), 2)  # libraries warn there
-    torch.set_num_threads(1)
     if task.setup is not None:
         module, _, function = task.setup.partition(":")
         getattr(importlib.import_module(module), function)()
@@ -71,7 +76,8 @@ def _reported(case: Case, world: World, task: Task) -> None:
 
 
 def _run(case: Case, world: World, task: Task) -> dict[str, Any]:
-    training = _open(case, world, task)
+    config = plan.config(case, task.device, task.precision)
+    training = open_training(config, task.folder / "runs" / case.name, task.data, world)
     observer = Observer(training, task.folder / "reference")
     train(training, [])
     found = observer.found()
@@ -80,10 +86,9 @@ def _run(case: Case, world: World, task: Task) -> dict[str, Any]:
     return found
 
 
-def _open(case: Case, world: World, task: Task) -> Training:
-    """A run as `overnight train` opens it."""
-    out, data = task.folder / "runs" / case.name, Mixture.open(task.data)
-    config = plan.config(case, task.device, task.precision)
-    opened = session.open_run(config, data, out) if world.rank == 0 else None
+def open_training(config: Config, out: Path, data: str, world: World) -> Training:
+    """The run in `out`, new or with a checkpoint, as `overnight train` opens it."""
+    mixture = Mixture.open(data)
+    opened = session.open_run(config, mixture, out) if world.rank == 0 else None
     folder, config = session.share(opened, out, world)
-    return session.build_training(folder, config, data, Console.silent(), ["overnight", "verify"], None, world)
+    return session.build_training(folder, config, mixture, Console.silent(), ["overnight", "verify"], None, world)
