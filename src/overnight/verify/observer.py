@@ -49,14 +49,17 @@ class Observer:
             },
         }
 
-    def _forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        step = self.training.step
+    def _forward(self, inputs: Tensor, targets: Tensor, **options: Any) -> Tensor:
+        if self.training.model.training:  # and not in an evaluation
+            self._note(self.training.step, inputs, targets)
+        return self.plain(inputs, targets, **options)
+
+    def _note(self, step: int, inputs: Tensor, targets: Tensor) -> None:
         for row, labels in zip(inputs, targets, strict=True):
             if (labels != IGNORE).any():
                 self.sequences[step].append(self.names.get(fingerprint(row, labels), UNKNOWN))
         self.shapes[step].append(list(inputs.shape))
         self.counted[step] += int((targets != IGNORE).sum())
-        return self.plain(inputs, targets)
 
     def _before_update(self, *_: object) -> None:
         path = self.folder / gradients_file(self.training.step)
