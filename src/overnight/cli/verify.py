@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def lines(verdict: Verdict) -> list[str]:
-    """The table, and below it where the largest differences of what failed are."""
+    """The table, and below it where gradients differ most, and all that failed."""
     rows = [("check", "what was compared", "difference", "tolerance", "")]
     for check in verdict.checks:
         tolerance = f"{check.tolerance:g}" if check.tolerance else "exact"
@@ -59,6 +59,7 @@ def lines(verdict: Verdict) -> list[str]:
     end = f"{len(failed)} of {len(verdict.checks)} checks failed" if failed else "all is well"
     return [
         *table,
+        *(f"{check.name} differ most at {check.where}" for check in verdict.checks if check.name == "gradients"),
         *(f"{check.name} FAILED at {check.where}" for check in failed),
         f"{end}: {counts}, {verdict.device}, {verdict.precision}, {verdict.seconds:.0f} s",
     ]

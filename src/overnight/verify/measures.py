@@ -111,9 +111,9 @@ def _metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def sampling(results: Results, case: Case) -> Found:
-    """Of the logits with a cache from those without, and how many of the chosen tokens differ."""
+    """Of the logits with a cache from those without, and the share of the chosen tokens that differ."""
     notes = results.by_rank[case.name][0]["sampling"]
-    return {"logits": _number(notes["logits"]), f"of {notes['of']} tokens": float(notes["tokens"])}
+    return {"logits": _number(notes["logits"]), f"of {notes['of']} tokens": notes["tokens"] / notes["of"]}
 
 
 def first_loss(results: Results, case: Case) -> Found:
