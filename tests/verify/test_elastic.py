@@ -37,7 +37,9 @@ STEPS = STAGES[-1][-1]
 def config_of(case: Case) -> Config:
     config = plan.config(case, "cpu", "fp32")
     recipe, observe = config.recipe, config.observe
-    recipe = replace(recipe, optim=replace(recipe.optim, lr=1e-2), train=replace(recipe.train, steps=STEPS))
+    recipe = replace(
+        recipe, optim=replace(recipe.optim, lr=1e-2, grad_clip=1.0), train=replace(recipe.train, steps=STEPS)
+    )
     observe = replace(observe, eval=EvalConfig(every=STEPS, train_tokens=0), sample=SampleConfig(every=0))
     return replace(config, recipe=recipe, observe=replace(observe, checkpoint=replace(observe.checkpoint, every=5)))
 

@@ -24,7 +24,7 @@ class Arguments:
     cuda: bool = False
     """On the GPUs of this machine instead of its CPU, in bf16 where they have it."""
     data: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
-    """A dataset folder instead of this program's own source text."""
+    """A dataset folder instead of a small text of sums."""
     json: bool = False
     """Print JSON instead of a table; it has every difference by parameter."""
 

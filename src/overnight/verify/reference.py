@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +27,7 @@ NAMES, FINAL, FOUND = "sequences.json", "final.safetensors", "found.json"
 class Reference:
     """What every run must come to: by step its loss, the norm of its gradient and its sequences, ascending.
 
-    `folder` holds the clipped gradient of each step, the weights and moments at the end, and by which hash the
+    `folder` holds the gradient of each step, the weights and moments at the end, and by which hash the
     workers know a sequence.
     """
 
@@ -80,7 +79,7 @@ def main(_rank: int, _size: int, _port: int, config: Config, data: str, folder: 
         sequences.append(sorted(names[fingerprint(*row)] for row in rows))
         optimizer.zero_grad()
         losses.append(_backward(model, rows))
-        norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), recipe.optim.grad_clip or math.inf)))
+        norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), recipe.optim.grad_clip)))
         named = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
         save_file(named, folder / gradients_file(step))
         for group in optimizer.param_groups:
