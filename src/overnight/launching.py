@@ -39,9 +39,9 @@ def processes_here(asked: int | None, device: str) -> int:
 def launch(arguments: Sequence[str], processes: int, progress: Callable[[], int]) -> int:
     """Runs `overnight ARGUMENTS` as processes that train together; returns their exit code.
 
-    SIGTERM and Ctrl-C are passed on to them. When one is killed all of them are started again and go on from the last
-    checkpoint, whose step `progress` tells; but at most RESTARTS times in a row without a new one, and after an error
-    only if there is a new one: else it would come again.
+    SIGTERM, SIGUSR1 and Ctrl-C are passed on to them. When one is killed all of them are started again and go on from
+    the last checkpoint, whose step `progress` tells; but at most RESTARTS times in a row without a new one, and after
+    an error only if there is a new one: else it would come again.
     """
     from overnight.machine.device import cores
 
@@ -81,7 +81,7 @@ def _run(arguments: Sequence[str], processes: int) -> int:
         "rdzv_endpoint": "127.0.0.1:0",
         "local_addr": "127.0.0.1",
         "max_restarts": 0,  # the agent would also start a run again that was stopped, or told of a mistake
-        "signals_to_handle": "SIGTERM,SIGINT",
+        "signals_to_handle": "SIGTERM,SIGINT" + (",SIGUSR1" if hasattr(signal, "SIGUSR1") else ""),
         "shutdown_timeout": GRACE,
     }
     known = {field.name for field in dataclasses.fields(LaunchConfig)}  # the last two are not in every torch

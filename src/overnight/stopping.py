@@ -11,10 +11,13 @@ from typing import Any
 
 from overnight.runs import RunFolder
 
+STOPPING = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
+
 
 @contextmanager
 def stop_signals(folder: RunFolder) -> Iterator[Callable[[], bool]]:
-    """Yields a function that tells whether the run was asked to stop: by SIGTERM, by Ctrl-C, by `overnight stop`.
+    """Yields a function that tells whether the run was asked to stop: by SIGTERM, by SIGUSR1 (Slurm's warning
+    before the time limit), by Ctrl-C, by `overnight stop`.
 
     A second Ctrl-C interrupts at once. SIGHUP is ignored: a closed terminal does not end a run. A process that a
     launcher started is also asked to stop when that launcher is gone.
@@ -38,7 +41,7 @@ def stop_signals(folder: RunFolder) -> Iterator[Callable[[], bool]]:
 
     old: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        old = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+        old = {number: signal.signal(number, handler) for number in STOPPING}
         if hasattr(signal, "SIGHUP"):
             old[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

@@ -76,7 +76,7 @@ def precisions(device: torch.device) -> list[Precision]:
     """What matrix products can be computed in on this device, the most exact first."""
     if device.type == "cuda":
         major, _ = torch.cuda.get_device_capability(device)
-        return ["tf32", "bf16"] if major >= 8 else ["fp32", "fp16"] if major == 7 else ["fp32"]
+        return ["tf32", "bf16"] if major >= 8 else ["fp32", "fp16"] if major >= 6 else ["fp32"]
     # a CPU without instructions for bfloat16 imitates them, slowly
     real = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)() or platform.machine() in ("arm64", "aarch64")
     return ["fp32", "bf16"] if device.type == "cpu" and real else ["fp32"]
@@ -88,8 +88,6 @@ def check_precision(precision: Precision, device: torch.device) -> None:
         raise UserError(
             f"--precision tf32 needs an NVIDIA GPU of the Ampere generation or later, not {describe(device)}"
         )
-    if precision == "fp16" and device.type == "cpu":
-        raise UserError("--precision fp16 is for GPUs; on the CPU use bf16 or fp32")
 
 
 def set_matmul_precision(precision: Precision) -> None:
@@ -160,6 +158,16 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def threads(processes: int) -> tuple[int, str]:
+    """CPU threads for each of several processes of this machine, and why."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    # torchrun sets 1 for several processes where nothing is set: that is nobody's wish
+    if given.isdecimal() and int(given) > 0 and (given != "1" or processes == 1):
+        return int(given), "OMP_NUM_THREADS"
+    why = "cores of this process" if processes == 1 else f"cores of this machine, for {processes} processes"
+    return max(1, cores() // processes), why
 
 
 def total_memory() -> int | None:

@@ -83,9 +83,7 @@ class Settler:
 
 def threads(settler: Settler, wanted: int | None) -> int:
     """Sets and returns the number of CPU threads."""
-    processes = settler.world.local_size
-    why = "cores of this process" if processes == 1 else f"cores of this machine, for {processes} processes"
-    count = int(settler.settle("threads", wanted, lambda: (max(1, machine.cores() // processes), why)))
+    count = int(settler.settle("threads", wanted, lambda: machine.threads(settler.world.local_size)))
     torch.set_num_threads(count)
     return count
 
