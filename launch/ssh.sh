@@ -23,19 +23,24 @@ torchrun=(
     "${TORCHRUN:-.venv/bin/torchrun}" --nnodes "${#hosts[@]}" --nproc-per-node "${PROCESSES:-gpu}" --max-restarts 0
     --rdzv-backend c10d --rdzv-endpoint "${hosts[0]}:${PORT:-29400}" --rdzv-id "$id" -m overnight "$@"
 )
-# on the host: end what a broken connection left behind, note the process id, become torchrun
-command=$(
-    printf 'kill $(cat /tmp/%s.pid 2>/dev/null) 2>/dev/null; ' "$id"
-    printf 'cd %q && echo $$ >/tmp/%s.pid && ' "$PWD" "$id"
+
+# what a host is told: end what a broken connection left behind, note the process id, become torchrun
+told() {
+    printf 'kill $(cat %q 2>/dev/null) 2>/dev/null; ' "$(pid_file "$1")"
+    printf 'cd %q && echo $$ >%q && ' "$PWD" "$(pid_file "$1")"
     printf 'export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600 && exec'
     printf ' %q' "${torchrun[@]}"
-)
+}
+
+pid_file() {
+    echo "/tmp/$id-$1.pid"
+}
 
 on_host() {
     trap '' TERM INT # the stop comes through the hosts
     local try
     for ((try = 0; try <= ${RESTARTS:-3}; try++)); do
-        ssh -o ServerAliveInterval=15 -o ServerAliveCountMax=3 "$1" "$command" && return 0
+        ssh -o ServerAliveInterval=15 -o ServerAliveCountMax=3 "$1" "$(told "$1")" && return 0
         [ -s "$flag" ] && return 75
         sleep "${PAUSE:-10}"
     done
@@ -45,7 +50,7 @@ on_host() {
 stop() {
     echo stop >"$flag"
     for host in "${hosts[@]}"; do
-        ssh "$host" "kill -TERM \$(cat /tmp/$id.pid)"
+        ssh "$host" "kill -TERM \$(cat $(pid_file "$host"))"
     done
 }
 trap stop TERM INT
@@ -62,7 +67,7 @@ for job in "${jobs[@]}"; do
     [ "$result" -gt "$code" ] && code=$result
 done
 for host in "${hosts[@]}"; do
-    ssh "$host" "rm -f /tmp/$id.pid"
+    ssh "$host" "rm -f $(pid_file "$host")"
 done
 rm -f "$flag"
 exit "$code"

@@ -5,8 +5,8 @@
 The hosts are two network namespaces of this machine, with a cable between them (a veth pair) and no other network;
 both see the same folders. Each runs torchrun, one process, gloo; the two meet through torchrun's c10d rendezvous on the
 first host. The same small run is made twice. One is left in peace. In the other the second host's link goes down for a
-few seconds; then until its connections are given up and its torchrun fails; then the host loses power as well. Who
-starts torchrun on a host (here this script, elsewhere systemd, a pod, Slurm) starts it again whenever it has ended. Both
+few seconds; then until its connections are given up and its torchrun fails; then the host loses power as well. Whoever
+starts torchrun on a host (here this script, elsewhere systemd, a pod, Slurm) starts it again when it has ended. Both
 runs must end with the same weights, to float rounding, and the same loss at every step. Exit code 0 only if all this
 holds.
 
