@@ -142,7 +142,7 @@ def test_mistakes_get_one_line_and_exit_code_2(overnight, dataset, tmp_path, arg
         (["--model.n-head", "7"], "model.n_head 7"),
         (["--data.sequence-length", "1048576", "--train.tokens-per-step", "1048576"], "needs at least 1048577"),
         (["--device", "cuda:9"], "--device cuda:9"),
-        (["--precision", "fp16"], "fp16"),
+        (["--precision", "tf32"], "tf32"),
         (["--sample.prompt", "é" * 3, "--train.steps", "-1"], "train.steps is -1"),
     ],
 )
