@@ -1,4 +1,4 @@
-"""Side work of a run: validation loss and samples."""
+"""Side work of a run: validation loss, evaluations and samples."""
 
 from __future__ import annotations
 
@@ -112,6 +112,8 @@ class Task:
 
     def run(self, training: Training) -> None:
         begin = time.perf_counter()
+        if training.step == 0:  # it may take long, and nobody has seen it yet
+            training.console.line(f"evaluating {self.evaluation.name} before the first step")
         scorer = partial(
             score, training.model, device=training.device, precision=training.precision, world=training.world
         )

@@ -69,7 +69,8 @@ def test_a_run_with_evaluations_is_the_run_without(overnight, dataset, tiny, tmp
         "notes": ["a note"],
     }
     assert found[-1]["metrics"]["nats"] < found[0]["metrics"]["nats"] + 5
-    assert "step 12: toy nats" in (tmp_path / "busy" / "log.txt").read_text()
+    told = (tmp_path / "busy" / "log.txt").read_text()
+    assert "step 12: toy nats" in told and told.count("evaluating toy before the first step") == 1
     evaluations = lines(tmp_path / "busy", "eval")
     assert [line["step"] for line in evaluations] == [0, 3, 6, 9, 12]
     assert all(line["val_loss_stderr"] > 0 and line["train_split_loss_stderr"] > 0 for line in evaluations)

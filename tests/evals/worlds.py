@@ -41,7 +41,7 @@ def on_all(size: int, work: Callable[[World], R]) -> list[R]:
         results = []
         for rank in range(size):
             try:
-                results.append(work(FakeWorld(rank, size, board, [0])))
+                results.append(work(FakeWorld(rank, size, board=board, calls=[0])))
             except Waiting:
                 continue
         if len(results) == size:

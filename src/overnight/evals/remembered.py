@@ -14,7 +14,7 @@ from overnight.evals.base import Scorer
 from overnight.evals.scoring import Answer, Question
 from overnight.runs import JsonLines, read_lines
 
-PORTION = 512  # questions scored between two looks at the clock and the disk
+PORTION = 512  # questions of a process that are scored between two looks at the clock and the disk
 
 
 def remembering(
@@ -35,8 +35,9 @@ def remembering(
         keys = [_key(question) for question in questions]
         missing = [index for index, key in enumerate(keys) if key not in known]
         progress(len(questions) - len(missing), len(questions))
-        for start in range(0, len(missing), PORTION):
-            portion = missing[start : start + PORTION]
+        size = PORTION * world.size  # with fewer some of many processes would have nothing to do
+        for start in range(0, len(missing), size):
+            portion = missing[start : start + size]
             for index, answers in zip(portion, scorer([questions[index] for index in portion]), strict=True):
                 known[keys[index]] = answers
                 if log is not None:
