@@ -164,6 +164,16 @@ def test_a_number_is_not_taken_for_a_size(call, zipped, tmp_path):
     assert "more than weights" in refused(path)
 
 
+def test_an_archive_elsewhere_in_the_file_hides_nothing(tmp_path):
+    """torch goes by the first bytes, zipfile by the last ones: they must not read two different things."""
+    path, sound = tmp_path / "ckpt.pt", nanogpt_checkpoint(random_gpt(), tmp_path / "sound.pt").read_bytes()
+    torch.save({"model": {}, "config": Large(bytearray, 10**14)}, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes() + sound)
+    assert "more than weights" in refused(path)
+    path.write_bytes(sound + sound)
+    assert "does not begin" in refused(path)
+
+
 def test_the_form_of_older_torch_is_read(tmp_path):
     gpt = random_gpt()
     content = torch.load(nanogpt_checkpoint(gpt, tmp_path / "ckpt.pt"), weights_only=True)

@@ -26,6 +26,7 @@ NAMED = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch \w+Storage|__main__ GPTConfig"
     r"|torch (float|bfloat|half|double|int|uint|long|bool)\w*|torch (Size|device)|_codecs encode|builtins (set|complex)"
 )
+ZIP = b"PK\x03\x04"
 PICKLES = 5  # at the beginning of the files that torch wrote before they were zip files
 
 
@@ -57,16 +58,15 @@ def load(path: Path) -> dict[str, Any]:
 
 def _look_through(path: Path) -> None:
     """Raises Refused for what would be larger in memory than it is in the file, before any of it is carried out."""
-    if not zipfile.is_zipfile(path):
-        with path.open("rb") as file:
-            try:
-                for _ in range(PICKLES):
-                    _check_names(file)
-            except ValueError:
-                raise ValueError("it is in none of the forms that torch writes") from None
-        return
+    with path.open("rb") as file:
+        if file.read(len(ZIP)) != ZIP:  # so torch decides, whatever archive comes later in the file
+            file.seek(0)
+            _look_through_pickles(file)
+            return
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
+        if min((entry.header_offset for entry in entries), default=0) != 0:
+            raise Refused("its archive does not begin where the file does")
         for entry in entries:
             if entry.compress_type != zipfile.ZIP_STORED:
                 raise Refused(f"{entry.filename!a} is compressed, which torch.save never does")
@@ -79,6 +79,14 @@ def _look_through(path: Path) -> None:
             if entry.filename.lower().endswith(".pkl"):
                 with archive.open(entry) as file:
                     _check_names(file)
+
+
+def _look_through_pickles(file: IO[bytes]) -> None:
+    try:
+        for _ in range(PICKLES):
+            _check_names(file)
+    except ValueError:
+        raise ValueError("it is in none of the forms that torch writes") from None
 
 
 def _check_names(file: IO[bytes]) -> None:
