@@ -47,6 +47,31 @@ def test_what_was_fetched_is_there_without_a_network(fake, monkeypatch):
     assert len(fake.seen) == asked
 
 
+def test_a_hub_that_does_not_answer_is_done_without_where_the_model_was_fetched(fake, capsys, monkeypatch):
+    monkeypatch.setenv("OVERNIGHT_HUB_PATIENCE", "0.1")
+    folder = hub.fetch("openai-community/gpt2", print)
+    fake.fault = lambda seen: Fault(status=503)
+    assert sources.read("gpt2").model.n_layer == 2
+    told = capsys.readouterr().err
+    assert "does not answer" in told and len(told.splitlines()) == 1
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to(folder / "nowhere")  # into a cache that was emptied
+    with pytest.raises(UserError, match="cannot be fetched"):
+        sources.read("gpt2")
+
+
+def test_a_link_into_a_cache_that_was_emptied_is_made_anew(fake, tmp_path, monkeypatch):
+    from huggingface_hub import hf_hub_download
+
+    hf_hub_download("openai-community/gpt2", "model.safetensors", endpoint=fake.url)
+    assert (hub.fetch("openai-community/gpt2", print) / "model.safetensors").is_symlink()
+    before = fake.fetched()
+    (tmp_path / "hub").rename(tmp_path / "moved")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "moved"))
+    assert sources.read("gpt2").model.n_layer == 2
+    assert fake.fetched() == before
+
+
 def test_an_interrupted_download_goes_on(fake, tmp_path):
     whole = (tmp_path / "model" / "model.safetensors").stat().st_size
     fake.fault = lambda seen: Fault(cut=whole // 3) if seen.place == "cdn" and seen.range is None else None
@@ -90,6 +115,9 @@ def test_what_huggingface_hub_has_kept_is_used(fake, tmp_path, monkeypatch):
     before = sum(fake.fetched().values())
     sources.read("gpt2")
     assert sum(fake.fetched().values()) == before
+    monkeypatch.setenv("OVERNIGHT_HUB_PATIENCE", "0.1")
+    fake.fault = lambda seen: Fault(status=503)
+    assert sources.read("gpt2").model.n_layer == 2
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     asked = len(fake.seen)
     assert torch.equal(sources.read("gpt2").tensors["wte.weight"], sources.read("gpt2").tensors["wte.weight"])

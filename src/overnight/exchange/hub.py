@@ -7,7 +7,7 @@ from pathlib import Path
 
 from overnight.data.lock import locked
 from overnight.data.sizes import size
-from overnight.data.sources.hub_api import Hub, has_hash
+from overnight.data.sources.hub_api import Hub, Unreachable, has_hash
 from overnight.data.sources.hub_listing import RemoteFile
 from overnight.data.sources.shakespeare import cache_folder
 from overnight.errors import UserError
@@ -22,14 +22,22 @@ def fetch(repo: str, say: Callable[[str], None]) -> Path:
     """The folder with a model's configuration, weights and tokenizer.
 
     It is that of huggingface_hub's cache where all is there; else one in overnight's own, to which what is missing is
-    fetched: interrupted, the next call goes on. Each file has the hash that the hub lists. UserError where it cannot be
-    had.
+    fetched: interrupted, the next call goes on. Each file has the hash that the hub lists. Where the hub does not
+    answer, what was fetched last is used. UserError where it cannot be had.
     """
     hub = Hub(repo, "model")
     base = cache_folder() / "models" / repo.replace("/", "--")
-    if hub.offline and (own := _complete(base)) is not None:
+    own = _complete(base)
+    if hub.offline and own is not None:
         return own
-    commit, files = hub.snapshot(None) if hub.offline else _listed(hub)
+    try:
+        commit, files = hub.snapshot(None) if hub.offline else _listed(hub)
+    except Unreachable as error:
+        if own is None:
+            commit, files = _snapshot(hub, error)
+        say(f"note: {hub.host} does not answer; {repo} is the one fetched before (HF_HUB_OFFLINE=1 does not ask)")
+        if own is not None:
+            return own
     by_name = {file.path: file for file in files}
     names = _wanted(repo, by_name)
     kept = {name: _cached(hub, commit, by_name[name]) for name in names}
@@ -53,9 +61,13 @@ def fetch(repo: str, say: Callable[[str], None]) -> Path:
 
 
 def _complete(base: Path) -> Path | None:
-    """The folder of the commit that was fetched last, and in full."""
+    """The folder of the commit that was fetched last, as long as all of it is there: the cache that a link leads to may
+    have been emptied."""
     name = base / "main"
-    return base / name.read_text(encoding="utf-8") if name.is_file() else None
+    if not name.is_file():
+        return None
+    folder = base / name.read_text(encoding="utf-8")
+    return folder if folder.is_dir() and all(file.exists() for file in folder.iterdir()) else None
 
 
 def _cached(hub: Hub, commit: str, file: RemoteFile) -> Path | None:
@@ -67,6 +79,14 @@ def _cached(hub: Hub, commit: str, file: RemoteFile) -> Path | None:
 def _listed(hub: Hub) -> tuple[str, list[RemoteFile]]:
     commit = hub.commit(None)
     return commit, hub.tree(commit)
+
+
+def _snapshot(hub: Hub, error: Unreachable) -> tuple[str, list[RemoteFile]]:
+    """What huggingface_hub's cache has; `error` where that is nothing."""
+    try:
+        return hub.snapshot(None)
+    except UserError:
+        raise error from None
 
 
 def _wanted(repo: str, by_name: Mapping[str, RemoteFile]) -> list[str]:
@@ -95,6 +115,7 @@ def _fetch(
     path, partial = folder / file.path, folder / f"{PARTIAL}{file.path}"
     if path.exists():  # it got its name when it was complete and right
         return
+    path.unlink(missing_ok=True)  # a link to what is no longer in that cache
     if cached is not None:
         path.symlink_to(cached)
         return

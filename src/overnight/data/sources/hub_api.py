@@ -27,6 +27,10 @@ Result = TypeVar("Result")
 Tick = Callable[[int], None]  # bytes that arrived
 
 
+class Unreachable(UserError):
+    """The server did not answer for as long as patience lasts."""
+
+
 class Hub:
     """One repository, of kind `dataset` or `model`, on one server."""
 
@@ -222,7 +226,7 @@ class Hub:
         except errors.HfHubHTTPError as error:
             raise UserError(self._refused(error.response.status_code, what, page)) from None
         except GaveUp as reason:
-            raise UserError(
+            raise Unreachable(
                 f"{what} cannot be fetched from {self.host} ({reason}); connect to a network, or name a mirror "
                 "with HF_ENDPOINT; the same command goes on"
             ) from None
