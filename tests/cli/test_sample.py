@@ -59,6 +59,7 @@ def test_a_prompt_from_standard_input(run, overnight):
         (["hello"], "A prompt is given with --prompt TEXT"),
         (["--seed", str(2**64)], "--seed is 18446744073709551616"),
         (["--seed", "-1"], "--seed is -1"),
+        (["--temperature", "nan"], "--temperature must be 0 or more"),
         (["--prompt-file", "absent.txt"], "absent.txt"),
     ],
 )

@@ -144,6 +144,14 @@ def test_values_that_are_not_finite_are_flagged(tmp_path: Path, overnight) -> No
     assert tensors["h.1.mlp.c_fc.weight"]["norm"] is None
 
 
+def test_a_tied_head_that_is_not_a_number_is_no_untied_one(tmp_path: Path, overnight) -> None:
+    gpt = random_gpt()
+    with torch.no_grad():
+        gpt.wte.weight[3, 4] = math.nan
+    text = overnight("inspect", nanogpt_checkpoint(gpt, tmp_path / "ckpt.pt")).stdout
+    assert "warning: wte.weight: 1 of 3,104 values are not finite" in text
+
+
 def test_what_is_no_gpt2_is_listed_and_said(tmp_path: Path) -> None:
     change = {"transformer.h.1.ln_2.weight": torch.zeros(7), "transformer.\x1b[2J\nevil<b>": torch.zeros(2, 2, 2)}
     found = inspect(sources.read(broken(tmp_path, change, "transformer.h.0.ln_1.bias")))

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
             raise UserError(f"sample: --{name} is {value}: it must be {least} or more")
     if not 0 <= given.seed < 2**63:
         raise UserError(f"sample: --seed is {given.seed}: it must be 0 or more, and below 2**63")
-    if given.temperature < 0 or not 0 < given.top_p <= 1:
+    if not given.temperature >= 0 or not 0 < given.top_p <= 1:  # NaN is neither
         raise UserError("sample: --temperature must be 0 or more, --top-p above 0 and at most 1")
     prompt = _prompt(given)
     from overnight.api import load

@@ -39,7 +39,7 @@ def our_names(found: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
             raise UserError(f"{where}: there is no tensor '{name}': these are not the weights of a GPT-2")
         if tensors[name].dim() != 2:
             raise UserError(f"{where}: '{name}' is {tuple(tensors[name].shape)}, no matrix")
-    if head is not None and not torch.equal(head, tensors["wte.weight"]):
+    if head is not None and not _same(head, tensors["wte.weight"]):
         raise UserError(f"{where}: 'lm_head.weight' differs from 'wte.weight': an untied head has no place in a GPT-2")
     width, c_attn = tensors["wte.weight"].shape[-1], tensors["h.0.attn.c_attn.weight"]
     if c_attn.shape == (width, 3 * width):
@@ -114,6 +114,11 @@ def _refuse_odd(name: object, tensor: Tensor, where: str) -> None:
     plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
     if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise UserError(f"{where}: '{name}' is not a plain tensor of numbers")
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether all values are equal, NaN too: a model that has gone bad is still one that can be looked into."""
+    return one.shape == other.shape and torch.allclose(one.float(), other.float(), rtol=0, atol=0, equal_nan=True)
 
 
 def _plain(name: str) -> str:
