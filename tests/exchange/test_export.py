@@ -163,7 +163,10 @@ def test_the_special_ids(trained):
 def test_half_precision(trained, dtype, tmp_path):
     run, _ = trained["bytes"]
     certificate = export.export(str(run), "hf", tmp_path / "half", dtype=dtype)
-    assert 0 < certificate["logits"]["rounding_to_dtype_changes_up_to"] < 0.1
+    changes = certificate["logits"]["rounding_to_dtype_changes_up_to"]
+    assert 0 < changes < 0.1
+    page = (tmp_path / "half" / "README.md").read_text(encoding="utf-8")
+    assert f"as it was trained differ by up to {changes:.1e}, by rounding to {dtype}." in page
     assert loaded(tmp_path / "half").dtype == getattr(torch, dtype)
     own, read = sources.read(str(run)).tensors, sources.read(str(tmp_path / "half")).tensors
     assert all(torch.equal(own[name].to(getattr(torch, dtype)).float(), tensor) for name, tensor in read.items())
@@ -289,6 +292,21 @@ def test_nanogpt_goes_on_with_the_optimizers_moments(overnight, exact, tmp_path)
         after = own[name.removeprefix("transformer.")].detach()[: len(value)]
         assert not torch.equal(after, content["model"][name])
         torch.testing.assert_close(after, value.detach(), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("key", ["exp_avg", "exp_avg_sq", "step"])
+def test_other_moments_are_found(overnight, exact, tmp_path, monkeypatch, key):
+    target = export.TARGETS["nanogpt"]
+
+    def write(model, folder, dtype):
+        target.write(model, folder, dtype)
+        content = torch.load(folder / "ckpt.pt", weights_only=True)
+        content["optimizer"]["state"][3][key] += 1e-3
+        torch.save(content, folder / "ckpt.pt")
+
+    monkeypatch.setitem(export.TARGETS, "nanogpt", replace(target, write=write))
+    done = overnight("export", exact, "--to", "nanogpt", "--out", tmp_path / "out", check=False)
+    assert done.returncode == 1 and "moments are others" in done.stderr and not (tmp_path / "out").exists()
 
 
 def test_what_was_frozen_has_no_moments_in_nanogpt(overnight, tiny, dataset, tmp_path):

@@ -336,10 +336,7 @@ def test_export(overnight, exact, tmp_path, monkeypatch):
     assert 0 < found["logits"]["rounding_to_dtype_changes_up_to"] < 0.1
     assert field(GGUFReader(out / "model.gguf"), "general.name") == "out"
     page = (out / "README.md").read_text()
-    assert (
-        "other form of GELU, and without rounding to q8_0: its own" in page
-        and 'Llama("FOLDER/model.gguf", n_ctx=32)' in page
-    )
+    assert "by the other form of GELU and rounding to q8_0. " in page and 'Llama("FOLDER/model.gguf", n_ctx=32)' in page
 
 
 class Llama:

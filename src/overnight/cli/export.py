@@ -65,6 +65,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def summary(certificate: dict[str, Any], out: Path) -> str:
     """What was written and what was proven."""
+    from overnight.exchange.card import changed_by
+
     logits = certificate["logits"]
     size = sum(file["bytes"] for file in certificate["files"].values())
     lines = [
@@ -79,9 +81,7 @@ def summary(certificate: dict[str, Any], out: Path) -> str:
             f"{found['largest_logit']:.1f}){_continuations(found['continuations'])}"
         )
     if (changes := logits["rounding_to_dtype_changes_up_to"]) > 0:
-        rounding = [] if certificate["dtype"] == "float32" else [f"rounding to {certificate['dtype']}"]
-        what = " and ".join(["the other form of GELU"] * certificate["approximate_gelu"] + rounding)
-        lines.append(f"note: with {what} the model's own logits change by up to {changes:.1e}")
+        lines.append(f"note: with {changed_by(certificate)} the model's own logits change by up to {changes:.1e}")
     come = certificate["optimizer_moments"]
     lines.append(f"the optimizer's moments {'come along' if come else 'stay behind'}")
     return "\n".join(lines)

@@ -190,13 +190,18 @@ def _differs(certificate: dict[str, Any]) -> str:
             f"{found['largest_difference']:.1e}, the largest of which is {found['largest_logit']:.1f}"
             f"{_continuations(found['continuations'])}. "
         )
-    if certificate["approximate_gelu"]:
-        changes = certificate["logits"]["rounding_to_dtype_changes_up_to"]
-        rounded = "" if certificate["dtype"] == "float32" else f", and without rounding to {certificate['dtype']}"
+    if (changes := certificate["logits"]["rounding_to_dtype_changes_up_to"]) > 0:
         sentences += (
-            f"It was trained with the other form of GELU{rounded}: its own logits differ by up to {changes:.1e}. "
+            f"The logits of the model as it was trained differ by up to {changes:.1e}, by {changed_by(certificate)}. "
         )
     return sentences
+
+
+def changed_by(certificate: dict[str, Any]) -> str:
+    """What makes an export, at its best, another model than the one that was trained; empty where nothing does."""
+    gelu = ["the other form of GELU"] if certificate["approximate_gelu"] else []
+    rounding = [f"rounding to {certificate['dtype']}"] if certificate["dtype"] != "float32" else []
+    return " and ".join(gelu + rounding)
 
 
 def _table(rows: Rows) -> str:

@@ -15,7 +15,7 @@ from overnight.data.foreign.meta import NAME as META
 from overnight.errors import UserError, suggestion
 from overnight.exchange import gguf, huggingface, llamacpp, llmc, nanogpt, sources
 from overnight.exchange.card import card
-from overnight.exchange.certificate import Expected, Text, certify, expect
+from overnight.exchange.certificate import CertificateError, Expected, Text, certify, expect, told
 from overnight.exchange.held_out import held_out
 from overnight.exchange.runtimes import Overnight, Runtime, transformers_or_own
 from overnight.files import PARTIAL, folder_atomic, sha256, write_atomic, write_json
@@ -47,13 +47,18 @@ class Target:
     """Further findings on the files, from what is expected of them, the model, the text, and the dtype."""
     gelu: Literal["gelu", "gelu_tanh"] | None = None
     """The only form that its program has; None: it has both."""
-    moments: bool = False
-    """The optimizer's come along from a run's checkpoint."""
 
 
 def _nanogpt(folder: Path, known: Tokenizer | None) -> Runtime:
     read = nanogpt.read(folder / nanogpt.FILE)
     return Overnight(read, known, own=read.tokenizer if (folder / META).exists() else None)
+
+
+def _moments(folder: Path, expected: Expected, model: Pretrained, text: Text, dtype: str) -> dict[str, Any]:
+    with told("what was written cannot be loaded"):
+        if not nanogpt.has_moments(model, folder / nanogpt.FILE):
+            raise CertificateError("reloaded by overnight itself the optimizer's moments are others")
+    return {"optimizer_moments": model.step is not None}
 
 
 def _llama_cpp(folder: Path, expected: Expected, model: Pretrained, text: Text, dtype: str) -> dict[str, Any]:
@@ -64,7 +69,7 @@ def _llama_cpp(folder: Path, expected: Expected, model: Pretrained, text: Text, 
 TARGETS: dict[str, Target] = {
     "hf": Target(lambda model, folder, dtype: huggingface.write(model, folder, DTYPES[dtype]), transformers_or_own),
     "nanogpt": Target(
-        lambda model, folder, dtype: nanogpt.write(model, folder, DTYPES[dtype]), _nanogpt, gelu="gelu", moments=True
+        lambda model, folder, dtype: nanogpt.write(model, folder, DTYPES[dtype]), _nanogpt, more=_moments, gelu="gelu"
     ),
     "llm.c": Target(
         lambda model, folder, dtype: llmc.write(model, folder / LLMC, DTYPES[dtype]),
@@ -119,7 +124,7 @@ def export(
             "to": to,
             "dtype": dtype,
             "approximate_gelu": model.model != pretrained.model,
-            "optimizer_moments": target.moments and pretrained.step is not None,
+            "optimizer_moments": False,
             "source": origin,
             **findings,
         }

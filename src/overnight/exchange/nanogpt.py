@@ -102,6 +102,15 @@ def write(pretrained: Pretrained, folder: Path, dtype: torch.dtype) -> None:
         write_meta(folder / NAME, pretrained.tokenizer)
 
 
+def has_moments(pretrained: Pretrained, path: Path) -> bool:
+    """Whether the checkpoint has the optimizer's state that `write` was to give it, to the bit."""
+    stored, own = load(path)["optimizer"], _optimizer(pretrained, pretrained.build())
+    if stored["param_groups"] != own["param_groups"] or stored["state"].keys() != own["state"].keys():
+        return False
+    pairs = [(stored["state"][number], state) for number, state in own["state"].items()]
+    return all(torch.equal(found[key], tensor) for found, state in pairs for key, tensor in state.items())
+
+
 def dataset_name(tokenizer: Tokenizer | None) -> str:
     """The folder in nanoGPT's data/ whose meta.pkl its sample.py is to use."""
     return "overnight" if tokenizer is None else f"overnight-{tokenizer.name.partition(':')[0]}"
