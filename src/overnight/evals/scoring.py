@@ -136,7 +136,10 @@ def _fitting(context: tuple[int, ...], ending: int, block_size: int) -> tuple[in
     if not context:
         raise ValueError("a question needs a context of at least one token")
     if ending > block_size:
-        raise UserError(f"an ending of {ending:,} tokens cannot be scored: the model sees at most {block_size:,}")
+        raise UserError(
+            f"an ending of {ending:,} tokens cannot be scored: the model sees at most {block_size:,}; take a model with "
+            "a longer context, or leave this evaluation out"
+        )
     return context[-(block_size + 1 - ending) :]
 
 
