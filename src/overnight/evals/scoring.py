@@ -137,8 +137,8 @@ def _fitting(context: tuple[int, ...], ending: int, block_size: int) -> tuple[in
         raise ValueError("a question needs a context of at least one token")
     if ending > block_size:
         raise UserError(
-            f"an ending of {ending:,} tokens cannot be scored: the model sees at most {block_size:,}; take a model with "
-            "a longer context, or leave this evaluation out"
+            f"an ending of {ending:,} tokens cannot be scored: the model sees at most {block_size:,}; take a model "
+            "with a longer context, or leave this evaluation out"
         )
     return context[-(block_size + 1 - ending) :]
 
