@@ -9,13 +9,14 @@ from pathlib import Path
 
 import torch
 
-from overnight import checkpoint, generate, optim, session, tracking
+from overnight import checkpoint, generate, hanging, optim, session, tracking
 from overnight.bands import Look, in_the_run
 from overnight.bands import find as find_band
 from overnight.config import Config, EvalConfig
 from overnight.console import Console
+from overnight.data import unchanged
 from overnight.data.mixture import Mixture
-from overnight.distributed import World, current_world, joined
+from overnight.distributed import PATIENCE, World, current_world, joined
 from overnight.errors import UserError, suggestion
 from overnight.evals import registry
 from overnight.exchange import sources as exchange
@@ -137,7 +138,7 @@ def train(
     """
     tracking.require(config.observe)
     out, world = Path(out), current_world()
-    with joined(world):
+    with joined(world, _patience(config.machine.timeout)):
         mixture = Mixture.open(data)
         _check_prompt(config, mixture)
         # a bad file is told at once
@@ -155,6 +156,11 @@ def train(
     return out
 
 
+def _patience(timeout: float) -> float:
+    """Minutes for the others: more than a process has to find out by itself that it hangs, and to say where."""
+    return (timeout or 10 * PATIENCE) + 10
+
+
 def _train(
     config: Config,
     data: Mixture,
@@ -168,8 +174,13 @@ def _train(
     initial, opened = None, None
     if world.rank == 0:
         RunFolder(out).clear_stop()
+        for line in checkpoint.set_damaged_aside(out / "checkpoints"):
+            console.line(line)
         initial = _initial(config, out)
+        manifests = [corpus.manifest for corpus in data.corpora]
+        known = unchanged.require_unchanged(manifests, unchanged.recorded(out), say=console.line)
         opened = session.open_run(config, data, out, initial)
+        unchanged.record(out, known)
     folder, config = session.share(opened, out, world)
     with console, stop_signals(folder) as stop:
         training = session.build_training(folder, config, data, console, command, initial, world)
@@ -177,7 +188,8 @@ def _train(
         used = hooks(training) if callable(hooks) else hooks
         for line in [*banner(training, data), *_origin(initial)]:
             console.line(line)
-        with tracking.beside(out, config.observe, training.step, console) if folder.writes else nullcontext():
+        beside = tracking.beside(out, config.observe, training.step, console) if folder.writes else nullcontext()
+        with beside, hanging.watched(config.machine.timeout, out, world.rank):
             finished = train_loop(training, used)
         if folder.writes:
             _report(out, console)

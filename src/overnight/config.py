@@ -149,6 +149,8 @@ class Machine:
     guard: OnBadStep = "skip"
     """A step whose loss or gradient is not finite, or whose loss is far too high: skip its update, rollback to the
     last checkpoint and go on without its batch, stop, or off."""
+    timeout: float = 30.0
+    """Minutes after which a process in which nothing moves says where it stands and ends; 0: never."""
 
 
 @dataclass(frozen=True)

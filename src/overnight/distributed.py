@@ -18,7 +18,7 @@ from torch import Tensor
 from overnight.errors import UserError
 
 T = TypeVar("T")
-PATIENCE = datetime.timedelta(minutes=30)  # for a process that is late: rank 0 may be writing a large checkpoint
+PATIENCE = 30.0  # minutes for a process that is late: rank 0 may be writing a large checkpoint
 MOMENT = 5.0  # seconds for the process that failed first to say why and end
 LOST = 1  # exit code of a process that ends because another one did
 
@@ -153,15 +153,17 @@ def _number(name: str, default: int | None) -> int:
 
 
 @contextmanager
-def joined(world: World) -> Iterator[None]:
+def joined(world: World, patience: float = PATIENCE) -> Iterator[None]:
     """While the processes of a world can talk to each other. Of several that fail, one says why.
+
+    One that does not answer for `patience` minutes has failed.
 
     The first that fails raises its error; the others, which fail because of it, end without a word (SystemExit).
     """
     if world.size == 1:
         yield
         return
-    _join(world)
+    _join(world, patience)
     try:
         yield
     except BaseException as error:
@@ -170,11 +172,11 @@ def joined(world: World) -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def _join(world: World) -> None:
+def _join(world: World, patience: float) -> None:
     """Joins the others; gloo between CPUs, NCCL between GPUs."""
     cuda = torch.cuda.is_available() and dist.is_nccl_available()
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=datetime.timedelta(minutes=patience))
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"rank {world.rank}: the {world.size} processes cannot be joined: {reason}") from error

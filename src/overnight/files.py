@@ -67,6 +67,11 @@ def to_json(value: Any, indent: int | None = None) -> str:
     return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
+def json_sha256(value: Any) -> str:
+    """The SHA-256 of a value as JSON, in hexadecimal: the same before it was written and after it was read."""
+    return hashlib.sha256(to_json(value).encode()).hexdigest()
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None

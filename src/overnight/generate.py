@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from overnight import hanging
 from overnight.model import GPT, Cache
 
 
@@ -58,6 +59,7 @@ def stream(
     try:
         cache, fresh = None, window
         for length in range(tokens.shape[1], tokens.shape[1] + max_new_tokens):
+            hanging.beat()
             if use_cache and length <= model.block_size:
                 cache = cache or Cache(model, len(tokens))
                 features = model.features(fresh, cache)

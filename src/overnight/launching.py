@@ -11,8 +11,10 @@ import uuid
 from collections.abc import Callable, Sequence
 
 from overnight.errors import UserError
+from overnight.hanging import HUNG
 
 RESTARTS = 3  # of the processes, in a row without a new checkpoint
+LAUNCHER = "OVERNIGHT_LAUNCHER"  # environment variable: the process id of the launcher, for those that it started
 GRACE = 600  # seconds for a checkpoint when the run is asked to stop
 STOPPED = 75  # sysexits.h: EX_TEMPFAIL, "try again later"
 FINAL = (STOPPED, 2, 130)  # exit codes after which nothing is started again: stopped, a mistake, interrupted
@@ -56,7 +58,7 @@ def launch(arguments: Sequence[str], processes: int, progress: Callable[[], int]
             return code
         if progress() > reached:
             left, reached = RESTARTS, progress()
-        elif code > 0:
+        elif code > 0 and code != HUNG:
             return code
         if not left:
             print(f"overnight: gave up after {RESTARTS} restarts without a new checkpoint", file=sys.stderr)
@@ -84,6 +86,7 @@ def _run(arguments: Sequence[str], processes: int) -> int:
         "signals_to_handle": "SIGTERM,SIGINT" + (",SIGUSR1" if hasattr(signal, "SIGUSR1") else ""),
         "shutdown_timeout": GRACE,
     }
+    os.environ[LAUNCHER] = str(os.getpid())
     known = {field.name for field in dataclasses.fields(LaunchConfig)}  # the last two are not in every torch
     config = LaunchConfig(**{name: value for name, value in options.items() if name in known})  # type: ignore[arg-type]
     try:

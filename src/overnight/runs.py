@@ -16,7 +16,7 @@ from typing import IO, Any
 from overnight import config as configuration
 from overnight.config import Config
 from overnight.errors import UserError
-from overnight.files import sync, to_json, write_json
+from overnight.files import json_sha256, sync, to_json, write_json
 
 PATIENCE = 1.0  # seconds for which a lock is tried again: somebody may only be looking who has it
 
@@ -45,6 +45,9 @@ class JsonLines:
         if not self.writes:
             return None
         self.waiting += to_json(value).encode() + b"\n"
+        return self._write_waiting()
+
+    def _write_waiting(self) -> OSError | None:
         try:
             if self.file is None:
                 self.file = self.path.open("ab", buffering=0)
@@ -62,9 +65,9 @@ class JsonLines:
         return None
 
     def sync(self) -> None:
-        """Forces what was written to the disk; raises the OSError where lines are still waiting for room."""
-        if self.waiting:
-            raise OSError(28, "No space left on device", str(self.path))
+        """Forces all lines to the disk, those that wait for room too; raises the OSError where there is none yet."""
+        if self.waiting and (error := self._write_waiting()):
+            raise error
         if self.file is not None:
             os.fsync(self.file.fileno())
 
@@ -164,7 +167,14 @@ class RunFolder:
     def config(self) -> Config:
         """The configuration as it was frozen at the start."""
         where = self.path / "config.json"
-        return configuration.from_dict(read_json(where), str(where))
+        values = read_json(where)
+        for line in read_lines(self.path / "attempts.jsonl"):
+            if line.get("recipe_sha256") not in (None, json_sha256(values.get("recipe"))):
+                raise UserError(
+                    f"{where}: its recipe is not the one that attempts.jsonl knows: one of them was changed; put it "
+                    "back as it was, or start a new run"
+                )
+        return configuration.from_dict(values, str(where))
 
     def decide(self, step: int, name: str, value: Any, reason: str) -> None:
         """Records a choice that holds from `step` on; it is on disk before this returns."""
@@ -197,6 +207,8 @@ class RunFolder:
         self.attempt = len(read_lines(path)) + 1
         log = JsonLines(path, self.writes)
         log.drop_torn_line()
+        if self.writes:
+            facts = {**facts, "recipe_sha256": json_sha256(read_json(self.path / "config.json").get("recipe"))}
         error = log.append({"attempt": self.attempt, **facts, "time": {"now": now()}})
         if error:
             raise error
@@ -210,7 +222,8 @@ class RunFolder:
         (self.path / "stop").touch()
 
     def clear_stop(self) -> None:
-        (self.path / "stop").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what cannot be written to has no request either, or keeps it
+            (self.path / "stop").unlink(missing_ok=True)
 
     def holder(self) -> dict[str, Any] | None:
         """Who trains this run now (host, pid), or None. Changes nothing; whoever starts meanwhile only waits."""

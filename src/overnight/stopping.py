@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from overnight.launching import LAUNCHER
 from overnight.runs import RunFolder
 
 STOPPING = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
@@ -22,7 +23,7 @@ def stop_signals(folder: RunFolder) -> Iterator[Callable[[], bool]]:
     A second Ctrl-C interrupts at once. SIGHUP is ignored: a closed terminal does not end a run. A process that a
     launcher started is also asked to stop when that launcher is gone.
     """
-    parent = os.getppid()
+    parent = int(os.environ.get(LAUNCHER) or os.getppid())  # it may be gone by now
     asked: list[str] = []
 
     def handler(number: int, frame: Any) -> None:

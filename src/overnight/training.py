@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from overnight import checkpoint, optim
+from overnight import checkpoint, hanging, optim
 from overnight.config import Config, Precision
 from overnight.console import Console
 from overnight.distributed import World, kept
 from overnight.errors import UserError
+from overnight.files import json_sha256
 from overnight.guard import Bad, Guard
 from overnight.loader import Dataset, Numbers, hash64, to_device
 from overnight.loss import IGNORE
@@ -166,6 +167,7 @@ def _gradients(training: Training, batches: list[tuple[Tensor, Tensor]]) -> Tens
         for left, (inputs, targets) in zip(range(len(batches))[::-1], batches, strict=True):
             if world.size == 1 and training.stop():
                 raise Interrupted
+            hanging.beat(f"in step {training.step + 1}")
             training.exchange.begin(last=left == 0)
             with memory_watched(), autocast(device, training.precision):
                 micro_loss = training.forward(inputs, targets) / tokens
@@ -228,6 +230,7 @@ def train(training: Training, hooks: Sequence[Hook]) -> bool:
 
 
 def _run(training: Training, hook: Hook) -> None:
+    hanging.beat(f"after step {training.step}, in {type(hook).__name__}")
     with training.exchange.evaluating():
         hook.run(training)
 
@@ -262,6 +265,7 @@ def save(training: Training) -> bool:
     """
     if _guarded(training, wait=True):
         return True
+    hanging.beat(f"after step {training.step}, at its checkpoint")
     _write(training, training.metrics.flush())
     writes = training.folder.writes
     tensors, scalars = optim.optimizer_state(training.optimizer, training.model)
@@ -291,6 +295,7 @@ def _save(
                 "decisions": len(folder.decisions),
             },
             recent_losses=list(training.guard.recent),
+            decisions_sha256=json_sha256(folder.decisions),
         )
         checkpoint.save(folder.checkpoints, state, model, optimizer)
     except OSError as error:
@@ -320,6 +325,7 @@ def restore(training: Training) -> None:
             "system that all machines share"
         )
     state = checkpoint.read_state(path)
+    _require_decisions(training, state)
     model, optimizer = (checkpoint.load_tensors(path, name, check=folder.writes) for name in checkpoint.FILES)
     load_weights(training.model, model, str(path))
     optim.load_optimizer_state(training.optimizer, training.model, optimizer, state.optimizer)
@@ -331,6 +337,16 @@ def restore(training: Training) -> None:
     training.val_loss = {step: loss for step, loss in training.val_loss.items() if step <= state.step}
     training.metrics = Deferred()
     training.guard.go_on(state.recent_losses)
+
+
+def _require_decisions(training: Training, state: checkpoint.State) -> None:
+    """A UserError where the decisions that a checkpoint was made with are no longer there: the run would be another."""
+    decisions = training.folder.decisions[: state.offsets["decisions"]]
+    if state.decisions_sha256 not in (None, json_sha256(decisions)):
+        raise UserError(
+            f"{training.folder.path / 'decisions.jsonl'} is not what it was at step {state.step}: it was changed; put "
+            "it back as it was, or start a new run"
+        )
 
 
 def _step_in_memory(training: Training) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ import torch
 
 from overnight.config import Precision
 from overnight.data.dataset import Manifest, load_tokenizer
+from overnight.data.unchanged import require_unchanged
 from overnight.distributed import World
 from overnight.errors import UserError
 from overnight.evals.base import Eval, Result, Scorer
@@ -100,6 +101,7 @@ def dataset_loss(subject: Subject, data: Path, split: str = "val", tokens: int =
     Raises UserError where the dataset's tokenizer is not the model's.
     """
     manifest = Manifest.read(data)
+    require_unchanged([manifest], splits=[split])
     tokenizer, length = load_tokenizer(manifest), subject.gpt.block_size
     subject.weights.refuse_other_tokenizer(tokenizer, str(data))
     with machine.autocast(subject.device, subject.precision):

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from overnight import hanging
 from overnight.distributed import World
 from overnight.errors import UserError
 from overnight.loader import TokenStream, require_ids, to_device
@@ -93,6 +94,7 @@ def mean_loss(
     padded = itertools.chain(own, itertools.repeat(filler))
     rows: list[tuple[float, int, int]] = []  # nats, targets, and the bytes they stand for
     for _ in range(-(-world.share(row_count(stream, length, limit)) // batch)):
+        hanging.beat()
         inputs, targets = (np.stack(part) for part in zip(*itertools.islice(padded, batch), strict=True))
         real = targets != IGNORE
         require_ids(np.append(targets[real], inputs), len(token_bytes), "validation")

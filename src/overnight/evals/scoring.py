@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from overnight import hanging
 from overnight.config import Precision
 from overnight.distributed import World
 from overnight.errors import UserError
@@ -97,6 +98,7 @@ def score(
     with _evaluating(model), torch.no_grad(), autocast(device, precision):
         own = list(world.mine(batches))
         for turn in range(world.share(len(batches))):  # as many on every rank: a sharded model needs all of them
+            hanging.beat()
             batch = own[turn] if turn < len(own) else batches[-1]
             scored = _score_batch(model, batch, device)
             if turn < len(own):

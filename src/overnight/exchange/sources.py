@@ -101,6 +101,10 @@ def _run(path: Path, which: str) -> Pretrained:
     tensors = checkpoint.load_tensors(found, "model.safetensors")
     step = checkpoint.read_state(found).step
     tokenizer, notes = run_tokenizer(folder), [MOMENTS]
+    if which == "best":
+        notes += [
+            f"{what}: this checkpoint is damaged, and passed over" for what in checkpoint.unreadable(found.parent)
+        ]
     return Pretrained(str(found), recipe.model, recipe.data.sequence_length, tensors, tokenizer, notes, step)
 
 
