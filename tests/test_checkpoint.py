@@ -552,7 +552,7 @@ def test_retention_keeps_the_last_the_best_and_every_kth(
         state = {
             "format": checkpoint.FORMAT,
             "version": 1,
-            "files": dict.fromkeys(FILES, {"bytes": 0, "sha256": ""}),
+            "files": {key: {"bytes": 0, "sha256": ""} for key in FILES},
             **State(step, 0, loss, offsets=OFFSETS).__dict__,
         }
         write_json(folder / folder_name(step) / "state.json", state)
