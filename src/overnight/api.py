@@ -19,6 +19,7 @@ from overnight.data.mixture import Mixture
 from overnight.distributed import PATIENCE, World, current_world, joined
 from overnight.errors import UserError, suggestion
 from overnight.evals import registry
+from overnight.evals.fitting import require_fit
 from overnight.exchange import sources as exchange
 from overnight.hooks import Samples, Task, Validation
 from overnight.machine import device as machine
@@ -141,8 +142,9 @@ def train(
     with joined(world, _patience(config.machine.timeout)):
         mixture = Mixture.open(data)
         _check_prompt(config, mixture)
+        length = config.recipe.data.sequence_length
         # a bad file is told at once
-        tasks = world.in_turn(lambda: _tasks(config.observe.eval, mixture.tokenizer())) if hooks is None else []
+        tasks = world.in_turn(lambda: _tasks(config.observe.eval, mixture.tokenizer(), length)) if hooks is None else []
         first = world.rank == 0
         if first and not (out / "config.json").exists() and config.recipe.data.sequence_length > 0:
             session.open_dataset(config, mixture)  # one that cannot be used is refused before anything is written
@@ -172,6 +174,9 @@ def _train(
 ) -> bool:
     """On every rank of a world: opens the run and trains; False where it was asked to end before the last step."""
     initial, opened = None, None
+    device = session.choose_device(config.machine.device, lambda line: None, world)
+    if config.machine.precision != "auto":
+        machine.check_precision(config.machine.precision, device)  # before anything is written
     if world.rank == 0:
         RunFolder(out).clear_stop()
         for line in checkpoint.set_damaged_aside(out / "checkpoints"):
@@ -282,7 +287,7 @@ def default_hooks(training: Training, data: Mixture) -> list[Hook]:
     return hooks
 
 
-def _tasks(observe: EvalConfig, tokenizer: Tokenizer) -> list[Hook]:
+def _tasks(observe: EvalConfig, tokenizer: Tokenizer, block_size: int) -> list[Hook]:
     """The evaluations that a run makes as it goes on; UserError where one cannot be made."""
     hooks: list[Hook] = []
     for asked in registry.parse(observe.tasks):
@@ -292,7 +297,9 @@ def _tasks(observe: EvalConfig, tokenizer: Tokenizer) -> list[Hook]:
                 f"eval.tasks: {asked.name} "
                 + ("is measured anyway" if asked.name == "loss" else f"needs an interval, as in {asked.name}@1000")
             )
-        hooks.append(Task(every, registry.make(asked, observe.examples, print, trusted=False), tokenizer))
+        evaluation = registry.make(asked, observe.examples, print, trusted=False)
+        require_fit(evaluation, tokenizer, block_size)
+        hooks.append(Task(every, evaluation, tokenizer))
     return hooks
 
 

@@ -52,9 +52,9 @@ def open_run(config: Config, data: Mixture, out: Path, initial: Pretrained | Non
         # the model's shape was taken over from that run when this one began; that run may be gone by now
         model = dataclasses.replace(frozen.recipe.model, dropout=config.recipe.model.dropout)
         config = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, model=model))
+    _refuse_other_dataset(folder, data)
     config = configuration.resolve(config, *tokenizer)
     _refuse_differences(folder, frozen, config)
-    _refuse_other_dataset(folder, data)
     _copy_tokenizer(folder, data.first)
     steps = _more_steps(folder, frozen, config)
     merged = dataclasses.replace(config, preset=frozen.preset, recipe=frozen.recipe)
@@ -239,8 +239,9 @@ def _refuse_differences(folder: RunFolder, frozen: Config, config: Config) -> No
         if name != "train.steps"
     ]
     if found:
+        unused = "" if checkpoint.steps(folder.checkpoints) else " (nothing was trained there: it may be deleted)"
         raise UserError(
-            f"{folder.path} has another recipe ({'; '.join(found)}); "
+            f"{folder.path}{unused} has another recipe ({'; '.join(found)}); "
             "go on with its own, or start a new run with another --out"
         )
 

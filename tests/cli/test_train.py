@@ -413,3 +413,16 @@ def test_python_interface(run):
     text = model.generate("def ", max_new_tokens=10, seed=1)
     assert text.startswith("def ") and text == model.generate("def ", max_new_tokens=10, seed=1)
     assert model(torch.tensor([[1, 2, 3]])).shape == (1, 3, 257)
+
+
+def test_a_device_that_is_not_there_leaves_no_run_behind(overnight, dataset, tiny, tmp_path):
+    flags = [flag for flag in tiny if flag not in ("--device", "cpu")]
+    for wrong, message in ((["--device", "tpu"], "--device tpu"), (["--device", "cpu", "--precision", "tf32"], "tf32")):
+        done = overnight("train", "demo", "--data", dataset, "--out", tmp_path / "run", *flags, *wrong, check=False)
+        assert done.returncode == 2 and message in done.stderr
+        assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_flags_of_nanogpt_are_told_by_their_names_here(overnight, dataset):
+    done = overnight("train", "demo", "--data", dataset, "--max_iters", "60", check=False)
+    assert done.returncode == 2 and "nanoGPT's; here --train.steps" in done.stderr

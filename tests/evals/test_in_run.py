@@ -111,6 +111,15 @@ def test_what_cannot_be_evaluated_is_told_before_anything_is_written(overnight, 
         assert not (tmp_path / "run" / "config.json").exists()
 
 
+def test_a_task_that_the_model_cannot_be_asked_is_told_before_the_run(overnight, dataset, tiny, tmp_path) -> None:
+    row = {"ctx_a": "a", "ctx_b": "b", "ctx": "a b", "activity_label": "c", "endings": ["d", "e" * 50, "f", "g"]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps({**row, "label": 0}) + "\n")
+    asked = ["--eval.tasks", f"hellaswag={tmp_path / 'rows.jsonl'}", "--out", tmp_path / "run"]
+    done = overnight("train", "demo", "--data", dataset, *tiny, *asked, check=False)  # 32 bytes a window
+    assert done.returncode == 2 and "hellaswag cannot be asked of this model: an ending has 51 tokens" in done.stderr
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 def test_alone_on_a_checkpoint_of_a_run(overnight, dataset, tiny, tmp_path, toys) -> None:
     overnight("train", "demo", "--data", dataset, "--out", tmp_path / "run", *tiny, "--eval.tasks", "toy")
     inside = lines(tmp_path / "run", "task")[-1]["metrics"]

@@ -12,6 +12,28 @@ from typing import Any, TypeVar
 from overnight.errors import UserError, suggestion
 
 T = TypeVar("T")
+NANOGPT = {  # what those who come from nanoGPT try first; docs/train.md has the whole table
+    "--max-iters": "--train.steps",
+    "--batch-size": "--train.tokens-per-step, in tokens",
+    "--block-size": "--data.sequence-length",
+    "--learning-rate": "--optim.lr",
+    "--min-lr": "--optim.min-lr-ratio, a share of the peak",
+    "--warmup-iters": "--optim.warmup-steps",
+    "--lr-decay-iters": "--optim.decay-end",
+    "--dropout": "--model.dropout",
+    "--n-layer": "--model.n-layer",
+    "--n-head": "--model.n-head",
+    "--n-embd": "--model.n-embd",
+    "--eval-interval": "--eval.every",
+    "--eval-iters": "--eval.tokens, in tokens",
+    "--log-interval": "--log.every",
+    "--out-dir": "--out",
+    "--dataset": "--data",
+    "--dtype": "--precision",
+    "--gradient-accumulation-steps": "--train.tokens-per-step, with --micro-batch",
+    "--weight-decay": "--optim.weight-decay",
+    "--grad-clip": "--optim.grad-clip",
+}
 
 
 def parse(cls: type[T], arguments: Sequence[str], command: str, default: T | None = None) -> T:
@@ -31,7 +53,8 @@ def parse(cls: type[T], arguments: Sequence[str], command: str, default: T | Non
             raise
         raise UserError(f"{command}: {_one_line(captured.getvalue())}; see `overnight {command} --help`") from None
     if unknown:
-        hint = suggestion(unknown[0].split("=")[0].replace("_", "-"), flags(cls))
+        name = unknown[0].split("=")[0].replace("_", "-")
+        hint = f" (nanoGPT's; here {NANOGPT[name]})" if name in NANOGPT else suggestion(name, flags(cls))
         raise UserError(f"{command}: unknown option {unknown[0]}{hint}; see `overnight {command} --help`")
     return parsed
 

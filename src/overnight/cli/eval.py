@@ -82,6 +82,7 @@ def main(arguments: Sequence[str]) -> int:
 def _evaluate(given: Arguments, world: World) -> None:
     """On every rank; what is printed and written is rank 0's."""
     from overnight.evals import alone, registry
+    from overnight.evals.fitting import require_fit
     from overnight.files import to_json
 
     asked = _with_file(registry.parse(given.evals or ("" if given.harness else "loss")), given.file)
@@ -94,6 +95,8 @@ def _evaluate(given: Arguments, world: World) -> None:
         raise UserError("eval: --calibrate scores GPT-2 on the tasks of --evals: name one, as in hellaswag")
     calibrated = _calibrate(evaluations, given, world) if given.calibrate else []
     subject = alone.open_subject(given.source, given.checkpoint, given.device, given.precision, world)
+    for evaluation in evaluations:
+        require_fit(evaluation, subject.weights.known_tokenizer(), subject.gpt.block_size)
     out = given.out or (_own_folder(given.source, subject) if evaluations or given.harness else None)
     told = subject.facts() | ({"calibration": calibrated} if calibrated else {})
     if wants_loss and data is not None:
