@@ -5,15 +5,13 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 
 from overnight import cli
-
-Overnight = Callable[..., subprocess.CompletedProcess[str]]
+from running import Overnight
 
 TINY = [  # one thread: small products gain nothing from more, and lose much where cores are shared
     *("--device", "cpu", "--threads", "1", "--precision", "fp32"),

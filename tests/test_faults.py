@@ -20,11 +20,11 @@ from typing import Any
 
 import pytest
 
-from conftest import Overnight
 from overnight import hanging, launching, runs
 from overnight.data import unchanged
 from overnight.runs import RunFolder, read_lines
 from overnight.stopping import stop_signals
+from running import Overnight
 
 STEPS = 6
 FEW = ["--eval.every", "0", "--sample.every", "3", "--checkpoint.every", "2", "--checkpoint.keep-last", "9"]

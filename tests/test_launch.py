@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 import fake_cluster
-from conftest import Overnight
 from overnight.runs import read_lines
+from running import Overnight
 
 LAUNCH = Path(__file__).parent.parent / "launch"
 SCRIPTS = ("slurm.sh", "ssh.sh")

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from conftest import Overnight
 from overnight.runs import RunFolder, read_lines
+from running import Overnight
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
 

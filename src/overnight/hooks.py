@@ -64,7 +64,9 @@ class Validation:
         seen = ""
         if self.train_tokens:
             streams = self.train_streams.items()
-            own = self._mixed({name: self._measure(training, stream, self.train_tokens) for name, stream in streams})
+            own = self._mixed(
+                {name: self._measure(training, stream, self.train_tokens, "training") for name, stream in streams}
+            )
             fields |= {"train_split_loss": own.mean, "train_split_loss_stderr": own.error}
             seen = f"; {own.mean:.4f} on training text"
         training.record("eval", training.step, fields, {"took": round(time.perf_counter() - begin, 3)})
@@ -80,7 +82,7 @@ class Validation:
         words = self.band(Look(step, loss.mean, loss.tokens, loss.bits_per_byte, loss.error))
         return f"; {words}" if words else ""
 
-    def _measure(self, training: Training, stream: TokenStream, tokens: int) -> Loss:
+    def _measure(self, training: Training, stream: TokenStream, tokens: int, split: str = "validation") -> Loss:
         micro_batch = int(training.folder.decided("micro_batch", training.step))
         # without gradients far more fits; small batches would only waste time
         rows = max(micro_batch, EVAL_TOKENS // training.dataset.T) if training.device.type == "cpu" else micro_batch
@@ -95,6 +97,7 @@ class Validation:
                 training.device,
                 self.token_bytes,
                 training.world,
+                split,
             )
 
     def _mixed(self, losses: dict[str, Loss]) -> Loss:

@@ -15,11 +15,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from conftest import Overnight
 from overnight.distributed import World
 from overnight.errors import UserError
 from overnight.machine import cluster, preflight
 from overnight.machine.cluster import Look
+from running import Overnight
 
 FACTS: dict[str, Any] = {
     "host": "one",

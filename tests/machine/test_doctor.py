@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import Overnight
 from overnight.machine import device as machine
 from overnight.machine import doctor
 from overnight.machine.findings import Finding, table
+from running import Overnight
 
 NEW_TORCH = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
 

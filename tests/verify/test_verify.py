@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Overnight
 from overnight.config import resolve
 from overnight.verify import plan
 from overnight.verify.checks import TOLERANCES, Check
 from overnight.verify.verify import Verdict, verify
+from running import Overnight
 
 STEP = {"loss", "gradient norm", "gradients", "weights, moments"}  # what a wrong step shows in
 

@@ -82,6 +82,7 @@ def mean_loss(
     device: torch.device,
     token_bytes: npt.NDArray[np.int32],
     world: World | None = None,
+    split: str = "validation",
 ) -> Loss:
     """The mean of what `forward` gives for each target, (batch, length), on `blocks`, `batch` rows at a time.
 
@@ -97,7 +98,7 @@ def mean_loss(
         hanging.beat()
         inputs, targets = (np.stack(part) for part in zip(*itertools.islice(padded, batch), strict=True))
         real = targets != IGNORE
-        require_ids(np.append(targets[real], inputs), len(token_bytes), "validation")
+        require_ids(np.append(targets[real], inputs), len(token_bytes), split)
         nats = forward(to_device(inputs, device), to_device(targets, device)).cpu().double().sum(1)
         sizes = np.where(real, token_bytes[targets], 0).sum(1, dtype=np.int64)
         rows += zip(nats.tolist(), real.sum(1).tolist(), sizes.tolist(), strict=True)
