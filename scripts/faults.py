@@ -266,8 +266,8 @@ def disturb(run: Run, data: Path, kinds: list[str], dice: random.Random) -> tupl
     run.start()
     run.going_on(attempts, dice.randint(EVERY + 1, 2 * EVERY))
     for number, kind in enumerate(kinds, 1):
-        if kind == "truncate":  # there must be an older one
-            wait_for(lambda: len(list((run.out / "checkpoints").glob("step_*"))) > 1, "no second checkpoint")
+        if kind == "truncate":  # there must be one not far before: an earlier fault must not have cost it
+            wait_for(lambda: run.checkpoint() > f"step_{run.attempts()[-1]['step']:08d}", "no new checkpoint")
         attempts = len(run.attempts())
         what, reached = getattr(faults, kind)()
         if run.code is not None:

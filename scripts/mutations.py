@@ -6,9 +6,10 @@ A small dataset and a run that was interrupted are copied, one of their files is
 taken away, types changed, numbers made huge, negative or NaN, lines doubled or lost), and commands are run on the copy:
 `train`, which goes on with the run, and two of `sample`, `eval`, `inspect`, `report`, `watch --terminal`, `data` and
 `data --check`. Each must end with one line that says what is wrong (exit code 2), or with a correct result: training
-with the weights of the undisturbed run, bit by bit, sampling and evaluation with the same text and loss, unless they
-say that a damaged checkpoint was passed over. Any exception of ours, any command that does not end within a minute, and
-any other result is a defect. Exit code 0 only if there is none.
+with the weights of the undisturbed run, bit by bit (to 1e-5 where config.json asked for another micro-batch), sampling
+and evaluation with the same text and loss, unless they say that a damaged checkpoint was passed over. Any exception of
+ours, any command that does not end within a minute, and any other result is a defect. Exit code 0 only if there is
+none.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ from pathlib import Path
 from typing import Any
 
 STEPS, LAST = 6, 4
+ROUNDING = 1e-5
 LIMIT = 60  # seconds for one command
 OPTIONS = [
     *("--device", "cpu", "--threads", "1", "--precision", "fp32", "--compile", "off", "--micro-batch", "2"),
-    *("--model.n-layer", "1", "--model.n-embd", "16", "--model.n-head", "2", "--model.dropout", "0.1"),
+    *("--model.n-layer", "1", "--model.n-embd", "16", "--model.n-head", "2", "--model.dropout", "0"),
     *("--data.sequence-length", "16", "--train.tokens-per-step", "64", "--train.steps", str(STEPS)),
     *("--log.every", "1", "--eval.every", "2", "--eval.tokens", "200", "--eval.train-tokens", "0"),
     *("--sample.every", "3", "--sample.samples", "1", "--sample.length", "8", "--sample.prompt", "d"),
@@ -240,11 +242,22 @@ class Judge:
             self.outcomes[name] = command(*commands(home)[name])
             assert not self.outcomes[name].code, self.outcomes[name].err + self.outcomes[name].escaped
 
+    def as_undisturbed(self, run: Path) -> bool:
+        """Whether a run has the weights that it must have."""
+        from safetensors.numpy import load
+
+        found = tensors(run)
+        if found == self.weights or not decided_anew(run):
+            return found == self.weights
+        # what config.json says of the machine may change, which is a decision; rounding changes with it
+        own, expected = (load(files["model.safetensors"]) for files in (found, self.weights))
+        return all(float(abs(own[name] - expected[name]).max()) <= ROUNDING for name in expected)
+
     def defect(self, name: str, outcome: Outcome, home: Path) -> str:
         found = outcome.defect()
         if found or outcome.code:
             return found
-        if name.startswith("train") and tensors(home / "run") != self.weights:
+        if name.startswith("train") and not self.as_undisturbed(home / "run"):
             return "SILENTLY WRONG: other weights"
         if PASSED_OVER in outcome.err:
             return ""
@@ -253,6 +266,12 @@ class Judge:
         if name == "eval" and losses(outcome) != losses(self.outcomes[name]):
             return f"SILENTLY WRONG: other loss {outcome.out}"
         return ""
+
+
+def decided_anew(run: Path) -> bool:
+    """Whether the run's last attempt decided something."""
+    last = json.loads((run / "decisions.jsonl").read_text().splitlines()[-1])
+    return bool(last["attempt"] == 2)
 
 
 def losses(outcome: Outcome) -> list[Any]:

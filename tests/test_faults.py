@@ -157,6 +157,16 @@ def test_a_manifest_that_was_changed_is_refused(dataset: Path, tmp_path: Path, t
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+@pytest.mark.parametrize("change", [{"sources": [{"name": "x", "bytes": "12"}]}, {"totals": {"left_out_tokens": "x"}}])
+def test_a_manifest_with_words_for_numbers_is_one_line(
+    change: dict[str, Any], dataset: Path, tmp_path: Path, overnight: Overnight
+) -> None:
+    manifest = json.loads((dataset / "manifest.json").read_text())
+    totals = manifest["totals"] | change.get("totals", {})
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, **change, "totals": totals}))
+    assert "prepare the dataset anew" in one_line(overnight("data", tmp_path, check=False))
+
+
 def test_a_recipe_that_was_changed_is_refused(run: Path, overnight: Overnight) -> None:
     config = json.loads((run / "config.json").read_text())
     config["recipe"]["optim"]["lr"] /= 2
@@ -170,6 +180,12 @@ def test_decisions_that_were_changed_are_refused(run: Path, train: Train) -> Non
     lines = path.read_text().replace('"name": "micro_batch", "value": ', '"name": "micro_batch", "value": 1')
     path.write_text(lines)
     assert "decisions.jsonl is not what it was at step 6" in one_line(train(run, check=False))
+    shutil.rmtree(run / "checkpoints")
+    for name, value in (("micro_batch", '"x"'), ("micro_batch", "-1"), ("threads", "null"), ("precision", '"fp99"')):
+        path.write_text(lines + f'{{"step": 0, "name": "{name}", "value": {value}, "reason": "x"}}\n')
+        assert "not a decision" in one_line(train(run, check=False))
+    path.write_text(lines + '{"step": 0, "name": "micro_batch", "value": 1}\n')
+    assert "not a decision" in one_line(train(run, check=False))
 
 
 # ---- clocks and disks

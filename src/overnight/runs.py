@@ -11,13 +11,15 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, get_args
 
 from overnight import config as configuration
-from overnight.config import Config
+from overnight.config import Config, Parallel, Precision
 from overnight.errors import UserError
 from overnight.files import json_sha256, sync, to_json, write_json
 
+COUNTS = ("micro_batch", "threads", "processes", "train.steps")  # decisions whose value is a number above 0
+CHOICES: dict[str, tuple[Any, ...]] = {"precision": get_args(Precision), "parallel": get_args(Parallel)}
 PATIENCE = 1.0  # seconds for which a lock is tried again: somebody may only be looking who has it
 
 
@@ -145,7 +147,7 @@ class RunFolder:
         folder = cls(path)
         folder.decisions = read_lines(path / "decisions.jsonl")
         for number, line in enumerate(folder.decisions, 1):
-            if not isinstance(line.get("name"), str) or not isinstance(line.get("step"), int) or "value" not in line:
+            if not _is_decision(line):
                 raise UserError(f"{path / 'decisions.jsonl'}, line {number}: not a decision; the file was changed")
         return folder
 
@@ -281,6 +283,18 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object")
     return value
+
+
+def _is_decision(line: dict[str, Any]) -> bool:
+    """Whether a line of decisions.jsonl has its fields, and a value that its name can have."""
+    if not isinstance(line.get("step"), int) or "value" not in line:
+        return False
+    if not all(isinstance(line.get(key), str) for key in ("name", "reason")):
+        return False
+    value = line["value"]
+    if line["name"] in COUNTS:
+        return type(value) is int and value > 0
+    return value in CHOICES.get(line["name"], (value,))
 
 
 def _try_lock(file: IO[Any], shared: bool = False) -> bool:

@@ -19,7 +19,7 @@ from overnight.data.mixture import Mixture
 from overnight.distributed import ALONE, World
 from overnight.dumps import Dumps
 from overnight.errors import UserError
-from overnight.files import write_atomic
+from overnight.files import json_sha256, write_atomic
 from overnight.guard import Guard
 from overnight.loader import Dataset, TokenDataset, TokenStream
 from overnight.machine import device as machine
@@ -47,6 +47,7 @@ def open_run(config: Config, data: Mixture, out: Path, initial: Pretrained | Non
         _copy_tokenizer(folder, data.first)
         return folder, config
     folder = RunFolder.open(out)
+    _refuse_changed_decisions(folder)
     frozen = folder.config()
     if config.recipe.init_from and config.recipe.init_from == frozen.recipe.init_from:
         # the model's shape was taken over from that run when this one began; that run may be gone by now
@@ -230,6 +231,19 @@ def _load_initial(model: GPT, folder: RunFolder, initial: Pretrained) -> None:
         )
     tensors = initial.tensors | {"wpe.weight": initial.tensors["wpe.weight"][: model.block_size]}
     load_weights(model, tensors, initial.where)
+
+
+def _refuse_changed_decisions(folder: RunFolder) -> None:
+    """A UserError where the decisions that a checkpoint was made with are no longer there: the run would be another."""
+    newest = max(checkpoint.steps(folder.checkpoints), default=None)
+    if newest is None:
+        return
+    state = checkpoint.read_state(folder.checkpoints / checkpoint.folder_name(newest))
+    if state.decisions_sha256 not in (None, json_sha256(folder.decisions[: state.offsets["decisions"]])):
+        raise UserError(
+            f"{folder.path / 'decisions.jsonl'} is not what it was at step {newest}: it was changed; put it back as it "
+            "was, or start a new run"
+        )
 
 
 def _refuse_differences(folder: RunFolder, frozen: Config, config: Config) -> None:

@@ -325,7 +325,6 @@ def restore(training: Training) -> None:
             "system that all machines share"
         )
     state = checkpoint.read_state(path)
-    _require_decisions(training, state)
     model, optimizer = (checkpoint.load_tensors(path, name, check=folder.writes) for name in checkpoint.FILES)
     load_weights(training.model, model, str(path))
     optim.load_optimizer_state(training.optimizer, training.model, optimizer, state.optimizer)
@@ -337,16 +336,6 @@ def restore(training: Training) -> None:
     training.val_loss = {step: loss for step, loss in training.val_loss.items() if step <= state.step}
     training.metrics = Deferred()
     training.guard.go_on(state.recent_losses)
-
-
-def _require_decisions(training: Training, state: checkpoint.State) -> None:
-    """A UserError where the decisions that a checkpoint was made with are no longer there: the run would be another."""
-    decisions = training.folder.decisions[: state.offsets["decisions"]]
-    if state.decisions_sha256 not in (None, json_sha256(decisions)):
-        raise UserError(
-            f"{training.folder.path / 'decisions.jsonl'} is not what it was at step {state.step}: it was changed; put "
-            "it back as it was, or start a new run"
-        )
 
 
 def _step_in_memory(training: Training) -> tuple[Tensor, Tensor]:

@@ -170,9 +170,11 @@ def _checked(path: Path, content: Any) -> Json:
             amounts = [shard[field] for shard in described["shards"]]
             if min(amounts, default=0) < 0 or sum(amounts) != described[field]:
                 raise UserError(f"{path} was changed: the {field} of split {split} are not those of its shards")
-    _require(path, "totals.", content["totals"], dict.fromkeys(AMOUNTS, int))
+    _require(path, "totals.", content["totals"], dict.fromkeys([*AMOUNTS, *content["totals"]], int))
     for number, source in enumerate(content["sources"]):
         _require(path, f"sources[{number}].", source, {"name": str})
+        counted = {name: int for name in ("files", "bytes", "skipped") if source.get(name) is not None}
+        _require(path, f"sources[{number}].", source, counted)
     return {name: content[name] for name in _FIELDS}
 
 
