@@ -144,7 +144,8 @@ def facts(run: Path) -> dict[str, Any]:
         found[name] = [{key: value for key, value in line.items() if key != "time"} for line in read_lines(run / name)]
     for checkpoint in sorted((run / "checkpoints").iterdir()):
         state = json.loads((checkpoint / "state.json").read_text())
-        state.pop("offsets")  # they count bytes of lines that hold times
+        for key in ("offsets", "decisions_sha256", "sha256"):  # of lines that hold times, and of this file
+            state.pop(key)
         found[checkpoint.name] = {"state": state, **{f.name: sha256(f) for f in checkpoint.glob("*.safetensors")}}
     return found
 
