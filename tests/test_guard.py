@@ -106,7 +106,9 @@ def run(
     opened = session.open_run(config, mixture, out) if world.rank == 0 else None
     folder, config = session.share(opened, out, world)
     console = Console(out / "log.txt", Console.silent().stream) if world.rank == 0 else Console.silent()
-    training = session.build_training(folder, config, mixture, console, [], None, world)
+    training = session.build_training(
+        folder, config, mixture, session.choose_device("cpu", console.line, world), console, [], None, world
+    )
     if plant == "nan":
         training.forward = poisoned(training, batches)
     elif plant:

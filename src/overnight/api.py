@@ -174,9 +174,9 @@ def _train(
 ) -> bool:
     """On every rank of a world: opens the run and trains; False where it was asked to end before the last step."""
     initial, opened = None, None
-    device = session.choose_device(config.machine.device, lambda line: None, world)
+    device = session.choose_device(config.machine.device, console.line, world)  # before anything is written
     if config.machine.precision != "auto":
-        machine.check_precision(config.machine.precision, device)  # before anything is written
+        machine.check_precision(config.machine.precision, device)
     if world.rank == 0:
         RunFolder(out).clear_stop()
         for line in checkpoint.set_damaged_aside(out / "checkpoints"):
@@ -188,7 +188,7 @@ def _train(
         unchanged.record(out, known)
     folder, config = session.share(opened, out, world)
     with console, stop_signals(folder) as stop:
-        training = session.build_training(folder, config, data, console, command, initial, world)
+        training = session.build_training(folder, config, data, device, console, command, initial, world)
         training.stop = stop
         used = hooks(training) if callable(hooks) else hooks
         for line in [*banner(training, data), *_origin(initial)]:

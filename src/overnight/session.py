@@ -70,6 +70,7 @@ def build_training(
     folder: RunFolder,
     config: Config,
     data: Mixture,
+    device: torch.device,
     console: Console,
     command: Sequence[str],
     initial: Pretrained | None = None,
@@ -80,7 +81,6 @@ def build_training(
     `initial` is needed on rank 0 only.
     """
     recipe = config.recipe
-    device = choose_device(config.machine.device, console.line, world)
     at = world.first((checkpoint.steps(folder.checkpoints) or [0])[-1])
     folder.start_attempt(
         {

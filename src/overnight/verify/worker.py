@@ -91,4 +91,6 @@ def open_training(config: Config, out: Path, data: str, world: World) -> Trainin
     mixture = Mixture.open(data)
     opened = session.open_run(config, mixture, out) if world.rank == 0 else None
     folder, config = session.share(opened, out, world)
-    return session.build_training(folder, config, mixture, Console.silent(), ["overnight", "verify"], None, world)
+    console = Console.silent()
+    device = session.choose_device(config.machine.device, console.line, world)
+    return session.build_training(folder, config, mixture, device, console, ["overnight", "verify"], None, world)
