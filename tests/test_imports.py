@@ -108,8 +108,11 @@ ALLOWED = {  # the core: each knows only those to the right of it
     "distributed": {"errors"},
     "mapped": {"errors"},
     "loader": {"errors", "config", "distributed", "mapped"},
-    "optim": {"errors", "config", "distributed"},
-    "model": {"errors", "config", "distributed", "loss"},
+    "muon": set(),
+    "optim": {"errors", "config", "distributed", "muon"},
+    "attention": set(),
+    "model": {"errors", "config", "distributed", "loss", "attention", "plugins"},
+    "modern": {"errors", "config", "distributed", "loss", "attention", "plugins", "model"},
 }
 
 

@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from overnight.attention import Cache
 from overnight.config import ModelConfig
 from overnight.errors import UserError
 from overnight.loss import IGNORE
-from overnight.model import GPT, Cache, initialise, load_weights, weights
+from overnight.model import GPT, initialise, load_weights, make_model, weights
 
 TINY = ModelConfig(n_layer=3, n_head=2, n_embd=8, vocab_size=50)
 SIZES = {"small": (12, 12), "medium": (24, 16), "large": (36, 20), "xl": (48, 25)}  # layers and heads of GPT-2's four
@@ -286,9 +287,9 @@ def test_too_long_an_input_raises() -> None:
 
 def test_an_unknown_block_is_refused_with_a_suggestion() -> None:
     with pytest.raises(UserError, match=r"model\.block.*'gpt3'.*did you mean gpt2"):
-        GPT(replace(TINY, block="gpt3"), 8)
+        make_model(replace(TINY, block="gpt3"), 8)
     with pytest.raises(ValueError, match="vocab_size"):
-        GPT(replace(TINY, vocab_size=None), 8)
+        make_model(replace(TINY, vocab_size=None), 8)
 
 
 # ---- loss, and weights by name

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from overnight.config import Config, from_dict, resolve, to_dict
-from overnight.model import GPT
+from overnight.model import make_model
 from overnight.presets import PRESETS
 
 GPT2_VOCAB = 50_257
@@ -21,13 +21,13 @@ KNOWN_SIZES = {  # parameters of OpenAI's released models, 1,024 positions, the 
 }
 NAMES = {
     "demo", "shakespeare-char-cpu", "shakespeare-char", "finetune-shakespeare", "gpt2-124m", "gpt2-350m", "gpt2-774m",
-    "gpt2-1558m", "gpt3-125m", "gpt3-350m", "gpt3-760m", "gpt3-1300m", "nanogpt-openwebtext",
+    "gpt2-1558m", "gpt3-125m", "gpt3-350m", "gpt3-760m", "gpt3-1300m", "nanogpt-openwebtext", "modern-shakespeare",
 }  # fmt: skip
 every_preset = pytest.mark.parametrize("name", sorted(NAMES))
 
 
 def vocab_of(name: str) -> tuple[str, int]:
-    return ("chars", 65) if name.startswith("shakespeare-char") else ("gpt2", GPT2_VOCAB)
+    return ("chars", 65) if name.startswith(("shakespeare-char", "modern-shakespeare")) else ("gpt2", GPT2_VOCAB)
 
 
 def resolved(name: str) -> Config:
@@ -47,13 +47,18 @@ def test_the_names() -> None:
 def test_every_preset_builds_with_the_parameters_of_the_formula(name: str) -> None:
     recipe = resolved(name).recipe
     with torch.device("meta"):
-        model = GPT(recipe.model, recipe.data.sequence_length)
+        model = make_model(recipe.model, recipe.data.sequence_length)
     width, layers, vocab = recipe.model.n_embd, recipe.model.n_layer, recipe.model.vocab_size
     assert vocab is not None
     block = 12 * width**2 + (13 if recipe.model.bias else 2) * width
     last_norm = (2 if recipe.model.bias else 1) * width
     padding = -vocab % 64 * width
     expected = (vocab + recipe.data.sequence_length) * width + layers * block + last_norm
+    if recipe.model.block == "modern":
+        valued = -(-layers // 2)
+        padding *= 2 + valued
+        tables = (2 + valued) * vocab * width + recipe.model.bigram_rows * width
+        expected = tables + layers * (12 * width**2 + 2) + 2 * valued
     assert sum(p.numel() for p in model.parameters()) - padding == expected
     if name in KNOWN_SIZES:
         assert expected == KNOWN_SIZES[name]

@@ -482,7 +482,7 @@ def test_a_device_without_foreach_kernels_takes_a_step(tmp_path: Path, monkeypat
 
 
 def test_attention_in_products_is_attention() -> None:
-    from overnight.model import attend_in_products
+    from overnight.attention import attend_in_products
 
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 3, 40, 8, generator=generator, requires_grad=True) for _ in range(3))

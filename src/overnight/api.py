@@ -23,7 +23,7 @@ from overnight.evals.fitting import require_fit
 from overnight.exchange import sources as exchange
 from overnight.hooks import Samples, Task, Validation
 from overnight.machine import device as machine
-from overnight.model import GPT
+from overnight.model import LanguageModel
 from overnight.presets import PRESETS
 from overnight.pretrained import Pretrained
 from overnight.runs import RunFolder, datasets_of
@@ -39,7 +39,7 @@ class Model:
     `model(tokens)` gives logits (B, T, vocab_size); `model.generate(prompt)` gives text.
     """
 
-    def __init__(self, gpt: GPT, tokenizer: Tokenizer) -> None:
+    def __init__(self, gpt: LanguageModel, tokenizer: Tokenizer) -> None:
         self.gpt, self.tokenizer = gpt, tokenizer
 
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:

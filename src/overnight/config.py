@@ -33,7 +33,7 @@ class ModelConfig:
     """The architecture."""
 
     block: str = "gpt2"
-    """Kind of transformer block."""
+    """Kind of transformer block: gpt2, modern, or the import path of a model of one's own."""
     n_layer: int = 12
     """Number of blocks."""
     n_head: int = 12
@@ -42,8 +42,10 @@ class ModelConfig:
     """Width of the residual stream."""
     bias: bool = True
     """Biases in linear layers and layer norms, as in GPT-2."""
-    activation: Literal["gelu_tanh", "gelu"] = "gelu_tanh"
-    """GPT-2's tanh-approximated GELU, or the exact (erf) GELU that nanoGPT uses."""
+    activation: Literal["gelu_tanh", "gelu", "relu2"] = "gelu_tanh"
+    """GPT-2's tanh-approximated GELU, or the exact (erf) GELU that nanoGPT uses; the modern block has ReLU^2."""
+    bigram_rows: int = 0
+    """Rows of the modern block's table of pairs of tokens; 0: none."""
     dropout: float = 0.0
     """Dropout probability on embeddings, attention weights and residual branches."""
     vocab_size: int | None = None
@@ -65,12 +67,20 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW and its learning rate."""
+    """The optimizer and its learning rates."""
 
+    matrices: Literal["adamw", "muon"] = "adamw"
+    """What updates the matrices inside of the blocks; AdamW updates the rest."""
     lr: float = 6e-4
-    """Peak learning rate."""
+    """Peak learning rate, of the matrices at least."""
     embedding_lr: float | None = None
     """Peak learning rate of the embeddings; as the others unless given."""
+    head_lr: float | None = None
+    """Peak learning rate of an untied head; as the others unless given."""
+    vector_lr: float | None = None
+    """Peak learning rate of norms, biases and mixes; as the others unless given."""
+    momentum: float = 0.95
+    """Decay of Muon's momentum."""
     frozen: str = ""
     """Parameters that keep their values: names with *, separated by commas, as in "wte.*,wpe.*,h.0.*"."""
     schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
@@ -86,7 +96,9 @@ class OptimConfig:
     decay_end: int = 0
     """Step at which the final rate is reached; 0: at the last step."""
     decay_steps: int = 0
-    """Length of the decay; 0: from the end of warmup (wsd: a fifth of the run)."""
+    """Length of the decay; 0: from the end of warmup (wsd: a share of the run)."""
+    decay_share: float = 0.2
+    """Length of wsd's decay as a share of the run, where decay_steps does not say it."""
     beta1: float = 0.9
     """Decay of the first moment."""
     beta2: float = 0.95
@@ -94,7 +106,8 @@ class OptimConfig:
     eps: float = 1e-8
     """Added to the denominator."""
     weight_decay: float = 0.1
-    """Decoupled weight decay, on every tensor of two or more dimensions."""
+    """Decoupled weight decay, on every tensor of two or more dimensions; with Muon on the matrices alone, and only
+    where it agrees with the update."""
     grad_clip: float = 1.0
     """Largest norm of the gradient; 0: no clipping."""
 

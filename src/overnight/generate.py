@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from overnight import hanging
-from overnight.model import GPT, Cache
+from overnight.attention import Cache
+from overnight.model import LanguageModel
 
 
 def sample_token(
@@ -35,7 +36,7 @@ def sample_token(
 
 @torch.no_grad()
 def stream(
-    model: GPT,
+    model: LanguageModel,
     tokens: Tensor,
     max_new_tokens: int,
     *,

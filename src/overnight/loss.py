@@ -12,30 +12,41 @@ from torch.autograd.function import once_differentiable
 IGNORE = -1  # a target that does not count
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, n_vocab: int) -> Tensor:
+def capped(logits: Tensor, softcap: float | None) -> Tensor:
+    """Logits bent to lie within `softcap`: softcap * tanh(logits / softcap) (Gemma Team 2024); None: as they are."""
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, n_vocab: int, softcap: float | None = None
+) -> Tensor:
     """The summed cross entropy of softmax(hidden @ weight.T) against targets, in nats, computed in chunks of rows.
 
     hidden (N, C), weight (V, C), targets (N,) int64, IGNORE where nothing is to be predicted. Rows of `weight`
-    from `n_vocab` on are padding: they get no probability and no gradient. Returns a float32 scalar. Matrix
-    products run in the autocast dtype where autocast is on; softmax and all sums are float32. The gradients are
-    computed along with the loss, chunk by chunk, so memory beyond them is one chunk of logits (as in Hsu et al.
-    2024, "Liger Kernel").
+    from `n_vocab` on are padding: they get no probability and no gradient. With `softcap` the logits are `capped`.
+    Returns a float32 scalar. Matrix products run in the autocast dtype where autocast is on; softmax and all sums are
+    float32. The gradients are computed along with the loss, chunk by chunk, so memory beyond them is one chunk of
+    logits (as in Hsu et al. 2024, "Liger Kernel").
     """
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
-        loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, n_vocab)  # type: ignore[no-untyped-call]
+        loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, n_vocab, softcap)  # type: ignore[no-untyped-call]
         return loss
-    return token_cross_entropy(hidden, weight, targets, n_vocab).sum()
+    return token_cross_entropy(hidden, weight, targets, n_vocab, softcap).sum()
 
 
-def token_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, n_vocab: int) -> Tensor:
+def token_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, n_vocab: int, softcap: float | None = None
+) -> Tensor:
     """As `linear_cross_entropy`, but the loss of each target, (N,) float32; without gradients."""
-    return torch.cat([_nats(*found) for found in _predictions(hidden, weight, targets, n_vocab)])
+    return torch.cat([_nats(*found) for found in _predictions(hidden, weight, targets, n_vocab, softcap)])
 
 
-def token_scores(hidden: Tensor, weight: Tensor, targets: Tensor, n_vocab: int) -> tuple[Tensor, Tensor]:
+def token_scores(
+    hidden: Tensor, weight: Tensor, targets: Tensor, n_vocab: int, softcap: float | None = None
+) -> tuple[Tensor, Tensor]:
     """As `token_cross_entropy`, and whether each target is the likeliest id, (N,) bool."""
     losses, likeliest = [], []
-    for logits, log_sum, labels in _predictions(hidden, weight, targets, n_vocab):
+    for logits, log_sum, labels in _predictions(hidden, weight, targets, n_vocab, softcap):
         losses.append(_nats(logits, log_sum, labels))
         likeliest.append(logits.argmax(dim=1) == labels)
     return torch.cat(losses), torch.cat(likeliest)
@@ -43,7 +54,9 @@ def token_scores(hidden: Tensor, weight: Tensor, targets: Tensor, n_vocab: int) 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, n_vocab: int) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, n_vocab: int, softcap: float | None
+    ) -> Tensor:
         dtype = _product_dtype(hidden)
         # the gradient scaler has not scaled these gradients yet: float16 would lose the small ones
         back = torch.float32 if dtype == torch.float16 else dtype
@@ -53,12 +66,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grads_hidden = []
         for rows, labels in zip(*_chunks(hidden, targets, weight), strict=True):
             rows = rows.to(dtype)
-            logits, log_sum = _logits(rows, matrix, n_vocab)
+            logits, log_sum = _logits(rows, matrix, n_vocab, softcap)
             loss += _nats(logits, log_sum, labels).sum()
             # d loss / d logits = softmax - one-hot of the target, and 0 where the target is ignored
+            slope = None if softcap is None else 1.0 - (logits / softcap).square()  # of tanh
             grad = logits.sub_(log_sum[:, None]).exp_()
             grad.scatter_add_(1, labels.clamp_min(0)[:, None], grad.new_full((len(labels), 1), -1.0))
             grad.mul_((labels != IGNORE)[:, None])
+            if slope is not None:
+                grad[:, :n_vocab] *= slope[:, :n_vocab]
             grads_hidden.append((grad.to(back) @ matrix.to(back)).to(hidden.dtype))
             grad_weight += grad.to(back).T @ rows.to(back)
         ctx.save_for_backward(torch.cat(grads_hidden), grad_weight.to(weight.dtype))
@@ -66,9 +82,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grads[0].to(grad_hidden.dtype), grad_weight * grads[0].to(grad_weight.dtype), None, None
+        return (
+            grad_hidden * grads[0].to(grad_hidden.dtype),
+            grad_weight * grads[0].to(grad_weight.dtype),
+            None,
+            None,
+            None,
+        )
 
 
 def _product_dtype(hidden: Tensor) -> torch.dtype:
@@ -84,17 +106,17 @@ def _chunks(hidden: Tensor, targets: Tensor, weight: Tensor) -> tuple[tuple[Tens
 
 
 def _predictions(
-    hidden: Tensor, weight: Tensor, targets: Tensor, n_vocab: int
+    hidden: Tensor, weight: Tensor, targets: Tensor, n_vocab: int, softcap: float | None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Logits, their logsumexp and the targets, chunk by chunk; without gradients."""
     dtype = _product_dtype(hidden)
     matrix = weight.detach().to(dtype)
     for rows, labels in zip(*_chunks(hidden.detach(), targets, weight), strict=True):
-        yield *_logits(rows.to(dtype), matrix, n_vocab), labels
+        yield *_logits(rows.to(dtype), matrix, n_vocab, softcap), labels
 
 
-def _logits(rows: Tensor, matrix: Tensor, n_vocab: int) -> tuple[Tensor, Tensor]:
-    logits = (rows @ matrix.T).float()
+def _logits(rows: Tensor, matrix: Tensor, n_vocab: int, softcap: float | None) -> tuple[Tensor, Tensor]:
+    logits = capped((rows @ matrix.T).float(), softcap)
     if n_vocab < matrix.shape[0]:
         logits[:, n_vocab:] = float("-inf")
     return logits, logits.logsumexp(dim=1)

@@ -1,9 +1,9 @@
-"""The GPT: token and position embeddings, a stack of blocks, a tied head."""
+"""The language model: what all have in common, and GPT-2."""
 
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn as nn
@@ -11,44 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from overnight.attention import Cache, attend
 from overnight.config import ModelConfig
 from overnight.distributed import placed
 from overnight.errors import UserError, suggestion
-from overnight.loss import linear_cross_entropy, token_cross_entropy
+from overnight.loss import capped, linear_cross_entropy, token_cross_entropy
+from overnight.plugins import imported, require_trust
 
-SHORT = 512  # tokens up to which attention on a CPU is written out in bfloat16
 PAD_TO = 64  # the vocabulary's rows in memory are a multiple of this, for the speed of the head's matrix product
-
-
-class Cache:
-    """Keys and values of the tokens seen so far, for one generation.
-
-    Holds for each layer (2, B, n_head, block_size, head size); `length` positions of it are filled.
-    """
-
-    def __init__(self, model: GPT, batch: int) -> None:
-        config = model.config
-        shape = (config.n_layer, 2, batch, config.n_head, model.block_size, config.n_embd // config.n_head)
-        self.layers = torch.empty(shape, device=model.wte.weight.device, dtype=model.wte.weight.dtype)
-        self.length = 0
-
-    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Appends (B, n_head, t, head size) and returns all keys and values up to and with them."""
-        end = self.length + keys.shape[2]
-        self.layers[layer, 0, :, :, self.length : end] = keys
-        self.layers[layer, 1, :, :, self.length : end] = values
-        return self.layers[layer, 0, :, :, :end].to(keys.dtype), self.layers[layer, 1, :, :, :end].to(values.dtype)
-
-
-def attend_in_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """Attention of (B, n_head, T, head size) written out, causal without a mask: on a CPU in bfloat16 and for short
-    sequences it is faster than `scaled_dot_product_attention`, its backward pass by far. One query sees all keys."""
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, n_head, T, keys)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    elif q.shape[2] > 1:
-        scores = scores + torch.full(scores.shape[-2:], float("-inf"), device=q.device).triu(1)
-    return F.dropout(scores.softmax(-1, dtype=torch.float32), dropout, dropout > 0).to(v.dtype) @ v
 
 
 class CausalSelfAttention(nn.Module):
@@ -65,16 +35,8 @@ class CausalSelfAttention(nn.Module):
             for part in self.c_attn(x).split(C, dim=2)
         )
         if cache is not None:
-            past = cache.length
             k, v = cache.extend(self.layer, k, v)
-            if mask is None and past and T > 1:  # query i stands at position past + i
-                mask = torch.ones(T, past + T, dtype=torch.bool, device=x.device).tril(past)
-        dropout = self.dropout if self.training else 0.0
-        if T <= SHORT and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-            y = attend_in_products(q, k, v, mask, dropout)
-        else:
-            causal = mask is None and T > 1
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
+        y = attend(q, k, v, mask, self.dropout if self.training else 0.0)
         y = self.c_proj(y.transpose(1, 2).reshape(B, T, C))
         return F.dropout(y, self.dropout, self.training)
 
@@ -107,27 +69,31 @@ class GPT2Block(nn.Module):
         return x + cast(Tensor, self.mlp(self.ln_2(x)))
 
 
-BLOCKS: dict[str, type[nn.Module]] = {"gpt2": GPT2Block}
+class LanguageModel(nn.Module):
+    """What every model here can do: tokens in, hidden states, logits or losses out.
 
-
-class GPT(nn.Module):
-    """A decoder-only language model with learned positions and a head tied to the token embedding.
-
-    `block_size` is the longest sequence. Rows of `wte` from `config.vocab_size` on are padding.
+    `block_size` is the longest sequence. Tables with a row for each id (`VOCABULARY`) have `n_vocab` of them; what
+    follows is padding, which is never predicted. A model has its blocks in `h`, its token embedding in `wte`, and
+    says with `features` what it computes and with `reset` what it starts from.
     """
+
+    VOCABULARY: tuple[str, ...] = ("wte.weight",)  # names of parameters, or their beginnings
+    softcap: float | None = None  # logits are bent to lie within this, as softcap * tanh(logit / softcap)
+    wte: nn.Embedding
+    h: nn.ModuleList
 
     def __init__(self, config: ModelConfig, block_size: int) -> None:
         super().__init__()
         if config.vocab_size is None:
             raise ValueError("vocab_size is not resolved")
-        if config.block not in BLOCKS:
-            raise UserError(f"model.block: there is no '{config.block}'{suggestion(config.block, BLOCKS)}")
         self.config, self.block_size, self.n_vocab = config, block_size, config.vocab_size
-        self.wte = nn.Embedding(-(-config.vocab_size // PAD_TO) * PAD_TO, config.n_embd)
-        self.wpe = nn.Embedding(block_size, config.n_embd)
-        self.h = nn.ModuleList(BLOCKS[config.block](config, layer) for layer in range(config.n_layer))
-        self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.rows = -(-config.vocab_size // PAD_TO) * PAD_TO  # of a table over the vocabulary
         self.recompute = False  # whether the backward pass computes the activations inside of blocks again
+
+    @property
+    def head(self) -> Tensor:
+        """The weights (rows, n_embd) that turn hidden states into logits."""
+        return self.wte.weight
 
     def features(
         self,
@@ -135,33 +101,39 @@ class GPT(nn.Module):
         cache: Cache | None = None,
         positions: Tensor | None = None,
         mask: Tensor | None = None,
+        previous: Tensor | None = None,
     ) -> Tensor:
         """The final hidden states, (B, T, n_embd), of tokens (B, T) int64. A cache holds what came before, and
         grows.
 
         Tokens follow each other, and see all before them, unless it is said otherwise: `positions` (B, T) int64, below
-        block_size, is where each stands; `mask` (B, 1, T, all tokens) bool is which tokens each sees, itself included.
+        block_size, is where each stands; `mask` (B, 1, T, all tokens) bool is which tokens each sees, itself included;
+        `previous` (B, T) int64 is the token before each, -1 where there is none.
         """
+        raise NotImplementedError
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Fills all parameters but padding, drawing on the CPU, in the order of the parameters."""
+        raise NotImplementedError
+
+    def placed(self, tokens: Tensor, cache: Cache | None, positions: Tensor | None) -> Tensor:
+        """Where each token stands, (T,) or (B, T) int64: `positions`, or behind what the cache holds."""
+        if positions is not None:
+            return positions
         T, past = tokens.shape[1], 0 if cache is None else cache.length
-        if positions is None:
-            if past + T > self.block_size:
-                raise ValueError(f"{past + T} tokens, but the model sees at most {self.block_size}")
-            positions = torch.arange(past, past + T, device=tokens.device)
-        x = self.wte(tokens) + self.wpe(positions)
-        x = F.dropout(x, self.config.dropout, self.training)
-        for block in self.h:
-            if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(block, x, cache, mask, use_reentrant=False)
-            else:
-                x = block(x, cache, mask)
-        if cache is not None:
-            cache.length += T
-        normed: Tensor = self.ln_f(x)
-        return normed
+        if past + T > self.block_size:
+            raise ValueError(f"{past + T} tokens, but the model sees at most {self.block_size}")
+        return torch.arange(past, past + T, device=tokens.device)
+
+    def through(self, block: nn.Module, *inputs: Any) -> Tensor:
+        """A block's output; where so chosen, its activations are not kept for the backward pass."""
+        if self.recompute and torch.is_grad_enabled():
+            return cast(Tensor, checkpoint(block, *inputs, use_reentrant=False))
+        return cast(Tensor, block(*inputs))
 
     def logits(self, features: Tensor) -> Tensor:
         """(..., n_embd) -> (..., vocab_size): real ids only."""
-        return F.linear(features, self.wte.weight)[..., : self.n_vocab]
+        return capped(F.linear(features, self.head)[..., : self.n_vocab], self.softcap)
 
     def forward(
         self, tokens: Tensor, targets: Tensor | None = None, cache: Cache | None = None, per_token: bool = False
@@ -175,51 +147,99 @@ class GPT(nn.Module):
             return self.logits(x)
         rows, labels = x.flatten(0, 1), targets.flatten()
         if per_token:
-            return token_cross_entropy(rows, self.wte.weight, labels, self.n_vocab).view_as(targets)
-        return linear_cross_entropy(rows, self.wte.weight, labels, self.n_vocab)
+            return token_cross_entropy(rows, self.head, labels, self.n_vocab, self.softcap).view_as(targets)
+        return linear_cross_entropy(rows, self.head, labels, self.n_vocab, self.softcap)
 
 
-def initialise(model: GPT, seed: int) -> GPT:
-    """Fills all parameters, the same for a seed on every device (Radford et al. 2019; nanoGPT).
+class GPT(LanguageModel):
+    """GPT-2: learned positions, and a head tied to the token embedding (Radford et al. 2019)."""
 
-    embeddings, linear weights    normal, deviation 0.02
-    c_proj weights                normal, deviation 0.02 / sqrt(2 n_layer): they add to the residual stream
-    biases                        0
-    layer norms                   1
-    padding rows of wte           0
-    """
-    generator = torch.Generator().manual_seed(seed)
-    residual = 0.02 / math.sqrt(2 * model.config.n_layer)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
+    def __init__(self, config: ModelConfig, block_size: int) -> None:
+        super().__init__(config, block_size)
+        self.wte = nn.Embedding(self.rows, config.n_embd)
+        self.wpe = nn.Embedding(block_size, config.n_embd)
+        self.h = nn.ModuleList(GPT2Block(config, layer) for layer in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
+
+    def features(
+        self,
+        tokens: Tensor,
+        cache: Cache | None = None,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        previous: Tensor | None = None,
+    ) -> Tensor:
+        x = self.wte(tokens) + self.wpe(self.placed(tokens, cache, positions))
+        x = F.dropout(x, self.config.dropout, self.training)
+        for block in self.h:
+            x = self.through(block, x, cache, mask)
+        if cache is not None:
+            cache.advance(tokens)
+        return cast(Tensor, self.ln_f(x))
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Radford et al. 2019, as nanoGPT has it.
+
+        embeddings, linear weights    normal, deviation 0.02
+        c_proj weights                normal, deviation 0.02 / sqrt(2 n_layer): they add to the residual stream
+        biases                        0
+        layer norms                   1
+        """
+        residual = 0.02 / math.sqrt(2 * self.config.n_layer)
+        for name, parameter in self.named_parameters():
             if parameter.dim() >= 2:
                 deviation = residual if name.endswith("c_proj.weight") else 0.02
                 drawn = torch.empty(parameter.shape).normal_(0.0, deviation, generator=generator)
                 parameter.copy_(drawn)
             else:
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
-        model.wte.weight[model.n_vocab :] = 0.0
+
+
+MODELS: dict[str, str] = {"gpt2": "overnight.model:GPT", "modern": "overnight.modern:Modern"}  # by the kind of block
+
+
+def make_model(config: ModelConfig, block_size: int) -> LanguageModel:
+    """The model of a configuration, its parameters not yet filled; a UserError for a block that is not known.
+
+    A block with a colon in its name is the import path of a class with LanguageModel's constructor and methods.
+    """
+    if config.block not in MODELS and ":" not in config.block:
+        raise UserError(f"model.block: there is no '{config.block}'{suggestion(config.block, MODELS)}")
+    if config.block not in MODELS:  # a run folder may name it, which may be a stranger's
+        require_trust("model.block", config.block)
+    kind: type[LanguageModel] = imported("model.block", MODELS.get(config.block, config.block))
+    return kind(config, block_size)
+
+
+def initialise(model: LanguageModel, seed: int) -> LanguageModel:
+    """Fills all parameters, the same for a seed on every device; padding rows are 0."""
+    with torch.no_grad():
+        model.reset(torch.Generator().manual_seed(seed))
+        for name, parameter in model.named_parameters():
+            if name.startswith(model.VOCABULARY):
+                parameter[model.n_vocab :] = 0.0
     return model
 
 
-def weights(model: GPT) -> dict[str, Tensor]:
-    """The parameters by name, the vocabulary without its padding rows; views, not copies."""
+def weights(model: LanguageModel) -> dict[str, Tensor]:
+    """The parameters by name, tables over the vocabulary without their padding rows; views, not copies."""
     named = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    named["wte.weight"] = named["wte.weight"][: model.n_vocab]
-    return named
+    return {
+        name: tensor[: model.n_vocab] if name.startswith(model.VOCABULARY) else tensor for name, tensor in named.items()
+    }
 
 
-def load_weights(model: GPT, named: dict[str, Tensor], where: str) -> None:
+def load_weights(model: LanguageModel, named: dict[str, Tensor], where: str) -> None:
     """Copies what `weights` gave into a model; what `check_weights` refuses is a UserError."""
     check_weights(model, named, where)
     for name, parameter in model.named_parameters():
         value = named[name]
-        if name == "wte.weight":
+        if name.startswith(model.VOCABULARY):
             value = F.pad(value, (0, 0, 0, len(parameter) - model.n_vocab))
         parameter.detach().copy_(placed(value, parameter.detach()))
 
 
-def check_weights(model: GPT, named: dict[str, Tensor], where: str) -> None:
+def check_weights(model: LanguageModel, named: dict[str, Tensor], where: str) -> None:
     """A missing, unknown or misshapen tensor is a UserError that names it; the model may be one without memory."""
     own = weights(model)
     for name in sorted(own.keys() ^ named.keys()):

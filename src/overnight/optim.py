@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from overnight.config import OptimConfig, Recipe
 from overnight.distributed import placed, whole
 from overnight.errors import UserError
+from overnight.muon import MuonAdamW
 
 ROLES = ("embedding", "head", "matrix", "vector")
 FUSED = ("cuda", "cpu", "mps")  # where torch has a fused AdamW
@@ -21,11 +22,12 @@ def roles(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
     """Every parameter of a model under exactly one role: {role: {name: parameter}}.
 
     embedding: tables looked up by id (a head tied to one of them is not a parameter of its own); head: an
-    untied output matrix; matrix: the other weights of two dimensions or more; vector: biases and norms.
+    untied output matrix; matrix: the other weights of two dimensions or more; vector: biases, norms and mixes.
     """
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     found: dict[str, dict[str, nn.Parameter]] = {role: {} for role in ROLES}
     for name, parameter in model.named_parameters():
-        if name in ("wte.weight", "wpe.weight"):
+        if id(parameter) in tables:
             role = "embedding"
         elif name == "lm_head.weight":
             role = "head"
@@ -56,26 +58,34 @@ def freeze(model: nn.Module, patterns: str) -> list[str]:
     return sorted(frozen, key=names.index)
 
 
-def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2019) with weight decay on every tensor of two dimensions or more, embeddings
-    included."""
-    by_role = {role: [p for p in own.values() if p.requires_grad] for role, own in roles(model).items()}
-    groups: list[dict[str, Any]] = [
-        {"params": by_role["head"] + by_role["matrix"], "weight_decay": config.weight_decay},
-        {"params": by_role["vector"], "weight_decay": 0.0},
-    ]
-    if config.embedding_lr is None:
-        groups[0]["params"] = by_role["embedding"] + groups[0]["params"]
-    else:
-        scale = config.embedding_lr / config.lr
-        groups.append({"params": by_role["embedding"], "weight_decay": config.weight_decay, "lr_scale": scale})
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.lr,
-        betas=(config.beta1, config.beta2),
-        eps=config.eps,
-        fused=next(model.parameters()).device.type in FUSED,
-    )
+    included; or Muon on the matrices, with weight decay on them alone, and AdamW on the rest."""
+    muon = config.matrices == "muon"
+    decay = {"embedding": not muon, "head": not muon, "matrix": True, "vector": False}
+    rates = {"embedding": config.embedding_lr, "head": config.head_lr, "matrix": None, "vector": config.vector_lr}
+    groups: dict[tuple[float, float, int], dict[str, Any]] = {}
+    for role, own in roles(model).items():
+        rate, decayed = rates[role], config.weight_decay * decay[role]
+        scale = 1.0 if rate is None else rate / config.lr
+        for name, parameter in own.items():
+            parts = _matrices_in(name) if role == "matrix" and muon else 0  # 0: by AdamW
+            if parameter.requires_grad:
+                group = groups.setdefault((scale, decayed, parts), {"params": [], "weight_decay": decayed})
+                group["params"].append(parameter)
+                group.update({"lr_scale": scale} if scale != 1 else {})
+                group.update({"muon": True, "parts": parts, "momentum": config.momentum} if parts else {})
+    fused = next(model.parameters()).device.type in FUSED
+    for group in groups.values():
+        group.update(betas=(config.beta1, config.beta2), eps=config.eps)
+    if muon:
+        return MuonAdamW(list(groups.values()), lr=config.lr, fused=fused)
+    return torch.optim.AdamW(list(groups.values()), lr=config.lr, fused=fused)
+
+
+def _matrices_in(name: str) -> int:
+    """Of how many matrices, one above the other, a weight is made: queries, keys and values are three."""
+    return 3 if name.endswith("c_attn.weight") else 1
 
 
 def learning_rate(recipe: Recipe, index: int, steps: int) -> float:
@@ -91,7 +101,7 @@ def learning_rate(recipe: Recipe, index: int, steps: int) -> float:
     if optim.schedule == "constant":
         return optim.lr
     end = optim.decay_end or steps
-    length = optim.decay_steps or (max(1, steps // 5) if optim.schedule == "wsd" else end - warmup)
+    length = optim.decay_steps or (max(1, int(steps * optim.decay_share)) if optim.schedule == "wsd" else end - warmup)
     start = max(warmup, end - length)
     progress = min(1.0, max(0.0, (index - start) / (end - start))) if end > start else 1.0
     left = 0.5 * (1.0 + math.cos(math.pi * progress)) if optim.schedule == "cosine" else 1.0 - progress

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from overnight.config import Parallel, Precision
 from overnight.distributed import World
 from overnight.machine.device import DTYPES
-from overnight.model import GPT
+from overnight.model import LanguageModel
 
 if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule
@@ -68,7 +68,9 @@ class Shards(Exchange):
 
     separable = False
 
-    def __init__(self, model: GPT, world: World, device: torch.device, precision: Precision, nodes: bool) -> None:
+    def __init__(
+        self, model: LanguageModel, world: World, device: torch.device, precision: Precision, nodes: bool
+    ) -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
@@ -99,7 +101,7 @@ class Shards(Exchange):
 
 
 def exchange(
-    model: GPT, world: World, device: torch.device, precision: Precision, sharded: Parallel | None
+    model: LanguageModel, world: World, device: torch.device, precision: Precision, sharded: Parallel | None
 ) -> Exchange:
     """Prepares the model for the processes of a world; `sharded` says how it is cut, if it is. All of them go on with
     the weights of rank 0."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from overnight.config import ModelConfig
 from overnight.errors import UserError
-from overnight.model import GPT, check_weights, load_weights
+from overnight.model import LanguageModel, check_weights, load_weights, make_model
 from overnight.tokenizers import IdsTokenizer, Tokenizer, same_ids
 
 MOMENTS = "the optimizer's moments stay behind"
@@ -84,11 +84,11 @@ class Pretrained:
                 f"{data} has {tokenizer.vocab_size:,} ids, {self.where} {rows:,}: it was trained with another tokenizer"
             )
 
-    def build(self) -> GPT:
+    def build(self) -> LanguageModel:
         """The model, in evaluation mode; UserError where a tensor is missing, unknown or misshapen."""
         with torch.device("meta"):  # before memory is taken for a model that only a few bytes ask for
-            check_weights(GPT(self.model, self.block_size), self.tensors, self.where)
-        gpt = GPT(self.model, self.block_size)
+            check_weights(make_model(self.model, self.block_size), self.tensors, self.where)
+        gpt = make_model(self.model, self.block_size)
         load_weights(gpt, self.tensors, self.where)
         return gpt.eval()
 

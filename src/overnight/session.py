@@ -25,7 +25,7 @@ from overnight.loader import Dataset, TokenDataset, TokenStream
 from overnight.machine import device as machine
 from overnight.machine import settle
 from overnight.mixing import MixedDataset
-from overnight.model import GPT, initialise, load_weights
+from overnight.model import LanguageModel, initialise, load_weights, make_model
 from overnight.origins import Origins
 from overnight.pretrained import Pretrained
 from overnight.runs import RunFolder, datasets_of, read_lines
@@ -96,7 +96,7 @@ def build_training(
         }
     )
     dataset, length = open_dataset(config, data), recipe.data.sequence_length
-    model = initialise(GPT(recipe.model, length), recipe.seed)
+    model = initialise(make_model(recipe.model, length), recipe.seed)
     if initial is not None and at == 0:
         _load_initial(model, folder, initial)
     optim.freeze(model, recipe.optim.frozen)
@@ -209,7 +209,7 @@ def _inherit(config: Config, data: Mixture, initial: Pretrained | None) -> Confi
     return dataclasses.replace(config, recipe=dataclasses.replace(recipe, model=model))
 
 
-def _to_device(model: GPT, device: torch.device) -> None:
+def _to_device(model: LanguageModel, device: torch.device) -> None:
     try:
         model.to(device)
     except RuntimeError as error:
@@ -220,7 +220,7 @@ def _to_device(model: GPT, device: torch.device) -> None:
         ) from None
 
 
-def _load_initial(model: GPT, folder: RunFolder, initial: Pretrained) -> None:
+def _load_initial(model: LanguageModel, folder: RunFolder, initial: Pretrained) -> None:
     """Loads the weights that the run starts from; which they were is a decision."""
     decided = folder.decided("init_from", 0)
     if decided is None:
@@ -229,7 +229,9 @@ def _load_initial(model: GPT, folder: RunFolder, initial: Pretrained) -> None:
         raise UserError(
             f"{initial.where} is not what it was when {folder.path} began; start a new run with another --out"
         )
-    tensors = initial.tensors | {"wpe.weight": initial.tensors["wpe.weight"][: model.block_size]}
+    tensors = dict(initial.tensors)
+    if "wpe.weight" in tensors:  # learned for longer sequences, maybe
+        tensors["wpe.weight"] = tensors["wpe.weight"][: model.block_size]
     load_weights(model, tensors, initial.where)
 
 

@@ -24,7 +24,7 @@ from overnight.loader import Dataset, Numbers, hash64, to_device
 from overnight.loss import IGNORE
 from overnight.machine.device import autocast, out_of_memory
 from overnight.metrics import Clock, Deferred, duration
-from overnight.model import GPT, load_weights, weights
+from overnight.model import LanguageModel, load_weights, weights
 from overnight.parallel import Exchange
 from overnight.runs import RunFolder, now
 
@@ -53,7 +53,7 @@ class Training:
     world: World
     device: torch.device
     dataset: Dataset
-    model: GPT
+    model: LanguageModel
     forward: Callable[..., Tensor]  # that of the model, compiled where that was chosen
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler

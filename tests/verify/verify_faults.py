@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from overnight import model, optim, parallel, session, training
+from overnight import attention, optim, parallel, session, training
 from overnight.distributed import World
 from overnight.loss import IGNORE
 
@@ -75,15 +75,15 @@ def loss_of_one_rank() -> None:
 
 def stale_cache() -> None:
     """The cache forgets its first token."""
-    plain = model.Cache.extend
+    plain = attention.Cache.extend
 
-    def forgetful(self: model.Cache, layer: int, keys: torch.Tensor, values: torch.Tensor) -> Any:
+    def forgetful(self: attention.Cache, layer: int, keys: torch.Tensor, values: torch.Tensor) -> Any:
         found = plain(self, layer, keys, values)
         if self.length:
             found[1][:, :, 0] = 0.0
         return found
 
-    model.Cache.extend = forgetful
+    attention.Cache.extend = forgetful
 
 
 def large_weights() -> None:

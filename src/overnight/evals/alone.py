@@ -26,7 +26,7 @@ from overnight.evals.scoring import score
 from overnight.exchange import sources
 from overnight.files import to_json, write_atomic, write_json
 from overnight.machine import device as machine
-from overnight.model import GPT
+from overnight.model import LanguageModel
 from overnight.pretrained import Pretrained
 from overnight.session import choose_device, open_stream
 
@@ -41,7 +41,7 @@ class Subject:
 
     name: str
     weights: Pretrained
-    gpt: GPT
+    gpt: LanguageModel
     device: torch.device
     precision: Precision
     world: World

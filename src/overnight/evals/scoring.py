@@ -17,7 +17,7 @@ from overnight.errors import UserError
 from overnight.loader import to_device
 from overnight.loss import token_scores
 from overnight.machine.device import autocast
-from overnight.model import GPT
+from overnight.model import LanguageModel
 from overnight.tokenizers import Tokenizer, prompt_ids
 
 ON_CPU, ON_GPU = 4096, 2**15  # tokens at once, where nothing else is said
@@ -74,7 +74,7 @@ def question(tokenizer: Tokenizer, context: str, endings: Sequence[str]) -> Ques
 
 
 def score(
-    model: GPT,
+    model: LanguageModel,
     questions: Sequence[Question],
     *,
     device: torch.device,
@@ -155,14 +155,16 @@ def _batches(rows: list[Row], tokens: int) -> list[list[Row]]:
     return batches
 
 
-def _score_batch(model: GPT, rows: list[Row], device: torch.device) -> list[tuple[float, int, bool]]:
+def _score_batch(model: LanguageModel, rows: list[Row], device: torch.device) -> list[tuple[float, int, bool]]:
     """The fields of an Answer for each ending of each row, in order."""
     features = _features(model, rows, device)  # (B, T, n_embd)
     flat = [number * features.shape[1] + place for number, row in enumerate(rows) for place in _predicting(row)]
     targets = [token for row in rows for ending in row.endings for token in ending]
     lengths = [len(ending) for row in rows for ending in row.endings]
     chosen = features.flatten(0, 1)[to_device(np.array(flat), device)]
-    losses, likeliest = token_scores(chosen, model.wte.weight, to_device(np.array(targets), device), model.n_vocab)
+    losses, likeliest = token_scores(
+        chosen, model.head, to_device(np.array(targets), device), model.n_vocab, model.softcap
+    )
     nats, greedy = torch.split(losses.cpu().double(), lengths), torch.split(likeliest.cpu(), lengths)
     return [(float(part.sum()), len(part), bool(hit.all())) for part, hit in zip(nats, greedy, strict=True)]
 
@@ -175,30 +177,34 @@ def _predicting(row: Row) -> Iterator[int]:
         yield from (len(row.context) - 1, *range(start, end))
 
 
-def _features(model: GPT, rows: list[Row], device: torch.device) -> Tensor:
+def _features(model: LanguageModel, rows: list[Row], device: torch.device) -> Tensor:
     """The final hidden states (B, T, n_embd) of the rows, filled up to the length of the first, which is the longest.
 
     An ending begins where the context ends, and sees the context and itself.
     """
     shape = len(rows), rows[0].length
     tokens, positions, segments = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.full(shape, PADDING)
+    previous = np.full(shape, -1)
     for number, row in enumerate(rows):
         context = end = len(row.context)
         tokens[number, :end], positions[number, :end], segments[number, :end] = row.context, np.arange(end), CONTEXT
+        previous[number, 1:end] = row.context[:-1]
         for segment, ending in enumerate(row.endings, start=CONTEXT + 1):
             start, end = end, end + len(ending) - 1
             tokens[number, start:end], segments[number, start:end] = ending[:-1], segment
             positions[number, start:end] = np.arange(context, context + end - start)
+            previous[number, start:end] = (row.context[-1], *ending[:-2])[: end - start]
     inputs = to_device(tokens, device)
     if all(len(row.endings) == 1 for row in rows):
         return model.features(inputs)  # one token after another, and no mask to read: that is faster
     own = to_device(segments, device)
     mask = ((own[:, None, :] == CONTEXT) | (own[:, None, :] == own[:, :, None])).tril()
-    return model.features(inputs, positions=to_device(positions, device), mask=mask[:, None])
+    places = to_device(positions, device)
+    return model.features(inputs, positions=places, mask=mask[:, None], previous=to_device(previous, device))
 
 
 @contextmanager
-def _evaluating(model: GPT) -> Iterator[None]:
+def _evaluating(model: LanguageModel) -> Iterator[None]:
     """The model in eval mode, and then as it was."""
     training = model.training
     model.eval()

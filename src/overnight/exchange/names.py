@@ -10,7 +10,7 @@ from torch import Tensor
 
 from overnight.config import ModelConfig
 from overnight.errors import UserError
-from overnight.model import GPT, weights
+from overnight.model import LanguageModel, weights
 
 PREFIXES = ("_orig_mod.", "module.", "transformer.")  # of torch.compile, DDP and transformers
 TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
@@ -47,7 +47,7 @@ def our_names(found: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     return {name: tensor.float().contiguous() for name, tensor in tensors.items()}
 
 
-def transformers_names(gpt: GPT) -> dict[str, Tensor]:
+def transformers_names(gpt: LanguageModel) -> dict[str, Tensor]:
     """A model's tensors as transformers' GPT2LMHeadModel has them; a bias that the model lacks is 0."""
     width, named = gpt.config.n_embd, with_biases(weights(gpt))
     assert named["h.0.attn.c_attn.weight"].shape == (3 * width, width)

@@ -16,7 +16,7 @@ from overnight.exchange.names import our_names, refuse_other_shape, shape_of
 from overnight.exchange.safe_torch import load
 from overnight.exchange.tokenizer_reading import assumed, noted
 from overnight.files import is_file_name
-from overnight.model import GPT, weights
+from overnight.model import LanguageModel, weights
 from overnight.pretrained import MOMENTS, Pretrained
 from overnight.runs import RunFolder
 from overnight.tokenizers import Tokenizer
@@ -121,7 +121,7 @@ def _val_loss(folder: Path) -> float:
     return NO_LOSS if found is None else found
 
 
-def _optimizer(pretrained: Pretrained, gpt: GPT) -> dict[str, Any]:
+def _optimizer(pretrained: Pretrained, gpt: LanguageModel) -> dict[str, Any]:
     """AdamW's state_dict over nanoGPT's two groups: the tensors of two dimensions or more, then the others."""
     named = dict(gpt.named_parameters())
     groups = [[name for name in named if named[name].dim() >= 2], [name for name in named if named[name].dim() < 2]]

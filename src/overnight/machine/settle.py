@@ -15,10 +15,10 @@ from overnight.distributed import ALONE, World
 from overnight.errors import UserError
 from overnight.machine import device as machine
 from overnight.machine.trial import Trials
-from overnight.model import GPT
+from overnight.model import LanguageModel
 from overnight.runs import RunFolder
 
-Forward = Callable[..., Tensor]  # of (inputs, targets), as GPT.forward
+Forward = Callable[..., Tensor]  # of (inputs, targets), as LanguageModel.forward
 ASKED = "asked for"
 SHARED = ("threads", "parallel", "micro_batch")  # choices that depend on the number of processes
 CPU_TOKENS = 4096  # in a micro-batch on a CPU: enough to fill two cores, little enough for a laptop's memory
@@ -88,7 +88,7 @@ def threads(settler: Settler, wanted: int | None) -> int:
     return count
 
 
-def sharded(settler: Settler, wanted: Parallel, model: GPT) -> Parallel | None:
+def sharded(settler: Settler, wanted: Parallel, model: LanguageModel) -> Parallel | None:
     """How the model is cut among several processes: fsdp, hsdp, or None where each has the whole."""
     world = settler.world
     if world.size == 1:
@@ -110,7 +110,7 @@ def sharded(settler: Settler, wanted: Parallel, model: GPT) -> Parallel | None:
     return None if found == "ddp" else found
 
 
-def precision(settler: Settler, wanted: Precision, model: GPT, share: int) -> Precision:
+def precision(settler: Settler, wanted: Precision, model: LanguageModel, share: int) -> Precision:
     """The precision of matrix products: the fastest of those that the device has, timed on this model."""
     if wanted != "auto":
         machine.check_precision(wanted, settler.device)
@@ -131,7 +131,7 @@ def precision(settler: Settler, wanted: Precision, model: GPT, share: int) -> Pr
     return found
 
 
-def micro_batch(settler: Settler, wanted: int | None, model: GPT, chosen: Precision, share: int) -> int:
+def micro_batch(settler: Settler, wanted: int | None, model: LanguageModel, chosen: Precision, share: int) -> int:
     """Sequences at once: `share` in 1, 2, 4, ... equal portions.
 
     On a GPU the fastest that fits, by trial. On a CPU, where timings are noisy and size matters little, the largest
@@ -159,7 +159,7 @@ def _fitting(choose: Callable[[], Any]) -> Any:
         raise UserError(f"{error}: use a smaller model or a shorter --data.sequence-length") from None
 
 
-def compile_forward(settler: Settler, wanted: Machine, model: GPT, chosen: Precision, size: int) -> Forward:
+def compile_forward(settler: Settler, wanted: Machine, model: LanguageModel, chosen: Precision, size: int) -> Forward:
     """The model's forward pass, through torch.compile where that was chosen and works."""
     if settler.sharded:
         return _compile_blocks(settler, wanted, model)
@@ -182,7 +182,7 @@ def _compile_asked(settler: Settler, wanted: Machine) -> bool | None:
     return {"auto": None, "on": True, "off": False}[wanted.compile]
 
 
-def _compile_blocks(settler: Settler, wanted: Machine, model: GPT) -> Forward:
+def _compile_blocks(settler: Settler, wanted: Machine, model: LanguageModel) -> Forward:
     """A model that will be cut into parts, block by block: between blocks weights come and go."""
     asked = _compile_asked(settler, wanted)
     if settler.settle("compile", asked, lambda: (False, "not timed with a model in parts; --compile on does it")):
@@ -191,7 +191,9 @@ def _compile_blocks(settler: Settler, wanted: Machine, model: GPT) -> Forward:
     return model
 
 
-def _compile_trial(settler: Settler, model: GPT, compiled: Forward, chosen: Precision, size: int) -> tuple[bool, str]:
+def _compile_trial(
+    settler: Settler, model: LanguageModel, compiled: Forward, chosen: Precision, size: int
+) -> tuple[bool, str]:
     """Whether the compiled model works and is faster than the plain one, timed in turn."""
     try:
         trials = Trials[Forward](lambda forward: _trial(forward, model, settler.device, chosen, size))
@@ -204,7 +206,7 @@ def _compile_trial(settler: Settler, model: GPT, compiled: Forward, chosen: Prec
     return fast < plain, f"sequences a second by trial: {1 / fast:.3g} compiled, {1 / plain:.3g} plain"
 
 
-def _memory_limit(model: GPT, total: int | None) -> float:
+def _memory_limit(model: LanguageModel, total: int | None) -> float:
     """Sequences whose activations take at most a quarter of so much memory, in bytes; None: nobody knows."""
     config = model.config
     # kept for the backward pass by one block, in floats a token: about 18 times the width, attention apart
@@ -212,7 +214,9 @@ def _memory_limit(model: GPT, total: int | None) -> float:
     return float("inf") if total is None else max(1, total // 4 // per_token // model.block_size)
 
 
-def _trial(forward: Forward, model: GPT, device: torch.device, chosen: Precision, size: int) -> tuple[float, float]:
+def _trial(
+    forward: Forward, model: LanguageModel, device: torch.device, chosen: Precision, size: int
+) -> tuple[float, float]:
     """Seconds of a forward and backward pass, in all and per sequence; leaves no gradients behind."""
     machine.set_matmul_precision(chosen)
     ballast = [torch.empty_like(p) for p in model.parameters() for _ in range(2)]  # AdamW's moments will need as much

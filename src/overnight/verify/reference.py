@@ -16,7 +16,7 @@ from overnight.config import Config
 from overnight.data.mixture import Mixture
 from overnight.files import write_json
 from overnight.loader import Dataset, Numbers
-from overnight.model import GPT, initialise, weights
+from overnight.model import LanguageModel, initialise, make_model, weights
 from overnight.runs import read_json
 from overnight.verify.plan import SEQUENCES, STEPS
 
@@ -61,7 +61,7 @@ def main(_rank: int, _size: int, _port: int, config: Config, data: str, folder: 
     torch.set_num_threads(1)
     recipe = config.recipe
     dataset = session.open_dataset(config, Mixture.open(data))
-    model = initialise(GPT(recipe.model, recipe.data.sequence_length), recipe.seed).double()
+    model = initialise(make_model(recipe.model, recipe.data.sequence_length), recipe.seed).double()
     optimizer = torch.optim.AdamW(
         [
             {"params": [p for p in model.parameters() if p.dim() >= 2], "weight_decay": recipe.optim.weight_decay},
@@ -98,7 +98,7 @@ def _rows(dataset: Dataset, step: int) -> tuple[Numbers, list[tuple[Tensor, Tens
     return numbers, list(zip(inputs, targets, strict=True))
 
 
-def _backward(model: GPT, rows: list[tuple[Tensor, Tensor]]) -> float:
+def _backward(model: LanguageModel, rows: list[tuple[Tensor, Tensor]]) -> float:
     """The mean loss of some sequences; leaves its gradient in the parameters."""
     count, loss = sum(len(targets) for _, targets in rows), 0.0
     for inputs, targets in rows:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from overnight import generate
-from overnight.model import Cache
+from overnight.attention import Cache
 from overnight.training import Training
 
 PROMPT = 5  # tokens
