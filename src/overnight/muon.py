@@ -43,8 +43,8 @@ def orthogonalize(
 class MuonAdamW(torch.optim.Optimizer):
     """Groups with `muon=True` are matrices, updated by Muon; the others by AdamW (Loshchilov & Hutter 2019).
 
-    Muon: momentum (Nesterov), orthogonalized, scaled by 0.2 * sqrt(max(rows, columns)), which gives updates the size
-    of AdamW's (Liu et al. 2025, "Muon is scalable for LLM training"). Weight decay is decoupled, and cautious: only
+    Muon: momentum (Nesterov), orthogonalized, scaled by sqrt(max(1, rows / columns)), so that a rate holds for matrices
+    of any width (Jordan et al. 2024; Bernstein 2025, "Deriving Muon"). Weight decay is decoupled, and cautious: only
     where a weight and its update have the same sign (Chen et al. 2025, "Cautious Weight Decay"). A group's `parts` says
     of how many matrices, one above the other, each of its parameters is made; matrices of one shape are orthogonalized
     together.
@@ -91,7 +91,7 @@ class MuonAdamW(torch.optim.Optimizer):
         moved = torch.stack(momenta).lerp_(gradients, 1 - group["momentum"])
         wanted = gradients.lerp(moved, group["momentum"])  # Nesterov's look ahead
         updates = orthogonalize(wanted.view(-1, rows // group["parts"], columns), group["dtype"])
-        updates = updates.to(moved.dtype).view_as(moved) * (0.2 * max(rows // group["parts"], columns) ** 0.5)
+        updates = updates.to(moved.dtype).view_as(moved) * max(1.0, rows // group["parts"] / columns) ** 0.5
         if group["weight_decay"]:
             weights = torch.stack(parameters)
             updates += group["weight_decay"] * weights * (weights * updates > 0)

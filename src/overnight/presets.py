@@ -167,8 +167,8 @@ def finetune_shakespeare() -> Config:
 MODERN = ModelConfig(block="modern", bias=False, activation="relu2")
 MUON = OptimConfig(
     matrices="muon",
-    lr=0.02,
-    embedding_lr=0.05,
+    lr=0.045,
+    embedding_lr=0.1,
     head_lr=0.008,
     vector_lr=0.02,
     schedule="wsd",
