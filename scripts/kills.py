@@ -41,10 +41,24 @@ class Aim:
     """Runs inside the process to be killed: says in a shared file where it is, and dies at the moment aimed at."""
 
     def __init__(self, where: Path, aim: dict[str, Any]) -> None:
-        self.where, self.aim, self.seen, self.stack = where, aim, collections.Counter[str](), ["between steps"]
+        self.where, self.aim, self.seen, self.lock = where, aim, collections.Counter[str](), threading.Lock()
+        self.stacks: dict[int, list[str]] = collections.defaultdict(list)  # by thread: the one of checkpoints, too
+
+    def enter(self, phase: str) -> int:
+        """Which entry into this phase it is, counted from 1."""
+        with self.lock:
+            self.stacks[threading.get_ident()].append(phase)
+            self.seen[phase] += 1
+            self.say()
+            return self.seen[phase]
+
+    def leave(self) -> None:
+        with self.lock:
+            self.stacks[threading.get_ident()].pop()
+            self.say()
 
     def say(self) -> None:
-        self.where.write_text(self.stack[-1])
+        self.where.write_text(" during ".join(stack[-1] for stack in self.stacks.values() if stack) or "between steps")
 
     def die(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -53,10 +67,8 @@ class Aim:
         original = getattr(owner, name)
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            self.stack.append(phase)
-            self.say()
-            self.seen[phase] += 1
-            now = phase == self.aim.get("phase") and self.seen[phase] == self.aim["count"]
+            count = self.enter(phase)
+            now = phase == self.aim.get("phase") and count == self.aim["count"]
             if now and self.aim["moment"] == "before":
                 self.die()
             if now and self.aim["moment"] == "inside":
@@ -66,8 +78,7 @@ class Aim:
             result = original(*args, **kwargs)
             if now and self.aim["moment"] == "after":
                 self.die()
-            self.stack.pop()
-            self.say()
+            self.leave()
             return result
 
         setattr(owner, name, wrapped)

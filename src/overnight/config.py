@@ -222,6 +222,8 @@ class CheckpointConfig:
     """Whether the one with the lowest validation loss stays."""
     keep_every: int = 0
     """Every checkpoint at a multiple of this stays; 0: none."""
+    background: bool = True
+    """Whether training goes on while one is written; takes main memory for a copy of weights and optimizer."""
 
 
 @dataclass(frozen=True)

@@ -117,12 +117,18 @@ def placed(value: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(moved, target.device_mesh, target.placements, src_data_rank=None)
 
 
-def kept(tensors: dict[str, Tensor], keep: bool) -> dict[str, Tensor]:
-    """The tensors, whole, in main memory where they are in parts; nothing on ranks that do not `keep` them."""
+def kept(tensors: dict[str, Tensor], keep: bool, copies: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The tensors, whole, in main memory where they are in parts; nothing on ranks that do not `keep` them.
+
+    `copies` has tensors by the same names, which take their values, and are returned: pinned ones without waiting for
+    the device.
+    """
     found = {}
     for name, tensor in tensors.items():
         full = whole(tensor)
-        if keep:
+        if keep and copies is not None:
+            found[name] = copies[name].copy_(full, non_blocking=copies[name].is_pinned())
+        elif keep:
             found[name] = full if full is tensor else full.cpu()
     return found
 

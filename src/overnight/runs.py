@@ -68,8 +68,16 @@ class JsonLines:
 
     def sync(self) -> None:
         """Forces all lines to the disk, those that wait for room too; raises the OSError where there is none yet."""
+        self.catch_up()
+        self.force()
+
+    def catch_up(self) -> None:
+        """Writes the lines that wait for room; raises the OSError where there is none yet."""
         if self.waiting and (error := self._write_waiting()):
             raise error
+
+    def force(self) -> None:
+        """Forces what is written to the disk; another thread may append meanwhile."""
         if self.file is not None:
             os.fsync(self.file.fileno())
 

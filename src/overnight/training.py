@@ -16,17 +16,17 @@ from torch import Tensor
 from overnight import checkpoint, hanging, optim
 from overnight.config import Config, Precision
 from overnight.console import Console
-from overnight.distributed import World, kept
+from overnight.distributed import World
 from overnight.errors import UserError
-from overnight.files import json_sha256
 from overnight.guard import Bad, Guard
 from overnight.loader import Dataset, Numbers, hash64, to_device
 from overnight.loss import IGNORE
 from overnight.machine.device import autocast, out_of_memory
 from overnight.metrics import Clock, Deferred, duration
-from overnight.model import LanguageModel, load_weights, weights
+from overnight.model import LanguageModel, load_weights
 from overnight.parallel import Exchange
 from overnight.runs import RunFolder, now
+from overnight.saving import Saver
 
 
 class Hook(Protocol):
@@ -61,6 +61,7 @@ class Training:
     console: Console
     exchange: Exchange = field(default_factory=Exchange)
     guard: Guard = field(default_factory=Guard)
+    saver: Saver = field(default_factory=Saver)
     dump: Callable[[Training, Bad], None] = lambda training, bad: None  # writes down what is known of a bad step
     tokenizer: Any = None
     step: int = 0  # updates made
@@ -193,8 +194,14 @@ def train(training: Training, hooks: Sequence[Hook]) -> bool:
     After each update come the hooks that are due, then the checkpoint: so a checkpoint at step n holds all that
     was written up to n.
     """
-    saved = training.world.first((checkpoint.steps(training.folder.checkpoints) or [-1])[-1])
-    if saved < 0:
+    try:
+        return _train(training, hooks)
+    finally:
+        training.saver.finish()
+
+
+def _train(training: Training, hooks: Sequence[Hook]) -> bool:
+    if training.saver.settled(training.world) < 0:
         for hook in hooks:
             if hook.first:
                 _run(training, hook)
@@ -204,7 +211,9 @@ def train(training: Training, hooks: Sequence[Hook]) -> bool:
             loss, grad_norm = _step_in_memory(training)
         except Interrupted:
             training.optimizer.zero_grad(set_to_none=True)
-            return _stopped(training, training.step if saved == training.step or save(training) else saved)
+            if training.saver.settled(training.world) != training.step:
+                save(training)
+            return _stopped(training)
         training.step += 1
         if _guarded(training):
             clock.back(training.step)
@@ -220,13 +229,13 @@ def train(training: Training, hooks: Sequence[Hook]) -> bool:
         stopping = training.world.any(training.stop())
         every = training.config.observe.checkpoint.every
         if last or stopping or (every and step % every == 0):
-            saved = training.step if save(training) else saved
+            save(training)
         if stopping and not last:
-            return _stopped(training, saved)
+            return _stopped(training)
         clock.resume()
         if training.step < step:
             clock.back(training.step)
-    return saved == training.step or _unsaved(training, saved)
+    return training.saver.settled(training.world) == training.step or _unsaved(training)
 
 
 def _run(training: Training, hook: Hook) -> None:
@@ -243,6 +252,7 @@ def _guarded(training: Training, wait: bool = False) -> bool:
     guard, newest = training.guard, None
     for bad in guard.judged(wait):
         if guard.mode == "rollback":
+            training.saver.finish()
             newest = training.world.first(max(checkpoint.steps(training.folder.checkpoints), default=None))
         training.dump(training, bad)
         guard.decide(training.folder, bad, newest)
@@ -251,68 +261,31 @@ def _guarded(training: Training, wait: bool = False) -> bool:
         if newest is not None:
             restore(training)
         if guard.mode == "stop" or guard.too_many(bad):
-            saved = newest is not None or save(training)
+            if newest is None:
+                save(training)
+            saved = training.saver.settled(training.world) == training.step
             raise UserError(guard.farewell(bad, training.folder.path, saved))
         if newest is not None:
             return True
     return False
 
 
-def save(training: Training) -> bool:
-    """Writes a checkpoint of this moment and applies the retention rule; False, and said, where the disk refuses.
+def save(training: Training) -> None:
+    """Begins a checkpoint of this moment.
 
-    Where a step turns out bad now and the run goes back for it, `training.step` is that of an older one.
+    Where a step turns out bad now and the run goes back for it, there is none; `training.step` is that of an older one.
     """
     if _guarded(training, wait=True):
-        return True
+        return
     hanging.beat(f"after step {training.step}, at its checkpoint")
     _write(training, training.metrics.flush())
-    writes = training.folder.writes
-    tensors, scalars = optim.optimizer_state(training.optimizer, training.model)
-    model, optimizer = kept(weights(training.model), writes), kept(tensors, writes)
-    return training.world.first(_save(training, model, optimizer, scalars) if writes else False)
-
-
-def _save(
-    training: Training,
-    model: dict[str, Tensor],
-    optimizer: dict[str, Tensor],
-    scalars: dict[str, dict[str, float]],
-) -> bool:
-    folder, step = training.folder, training.step
-    try:
-        folder.metrics.sync()
-        folder.samples.sync()
-        state = checkpoint.State(
-            step=step,
-            tokens=training.tokens(step),
-            val_loss=training.val_loss.get(step),
-            optimizer=scalars,
-            scaler=training.scaler.state_dict() or None,
-            offsets={
-                "metrics.jsonl": folder.metrics.size,
-                "samples.jsonl": folder.samples.size,
-                "decisions": len(folder.decisions),
-            },
-            recent_losses=list(training.guard.recent),
-            decisions_sha256=json_sha256(folder.decisions),
-        )
-        checkpoint.save(folder.checkpoints, state, model, optimizer)
-    except OSError as error:
-        older = checkpoint.steps(folder.checkpoints)
-        still = f"the checkpoint of step {older[-1]} is still there" if older else "there is no older one"
-        training.console.line(f"checkpoint of step {step} NOT written: {error}; {still}")
-        return False
-    try:
-        checkpoint.retain(folder.checkpoints, training.config.observe.checkpoint)
-    except OSError as error:
-        training.console.line(f"an old checkpoint could not be removed: {error}")
-    return True
+    training.saver.begin(training)
 
 
 def restore(training: Training) -> None:
     """Loads the newest complete checkpoint, if there is one, and cuts metrics and samples back to it."""
     folder, world = training.folder, training.world
+    training.saver.finish()
     newest = world.first(max(checkpoint.steps(folder.checkpoints), default=None))
     if newest is None:
         folder.metrics.cut(0)
@@ -332,7 +305,7 @@ def restore(training: Training) -> None:
         training.scaler.load_state_dict(state.scaler)
     folder.metrics.cut(state.offsets["metrics.jsonl"])
     folder.samples.cut(state.offsets["samples.jsonl"])
-    training.step = state.step
+    training.step = training.saver.saved = state.step
     training.val_loss = {step: loss for step, loss in training.val_loss.items() if step <= state.step}
     training.metrics = Deferred()
     training.guard.go_on(state.recent_losses)
@@ -400,17 +373,16 @@ def _progress(training: Training, step: int, fields: dict[str, Any], seconds: di
     )
 
 
-def _stopped(training: Training, saved: int) -> bool:
-    if saved == training.step:
-        training.console.line(
-            f"stopped at step {saved} of {training.steps}, checkpoint written; the same command goes on"
-        )
-    else:
-        _unsaved(training, saved)
+def _stopped(training: Training) -> bool:
+    if training.saver.settled(training.world) != training.step:
+        _unsaved(training)
+    training.console.line(
+        f"stopped at step {training.step} of {training.steps}, checkpoint written; the same command goes on"
+    )
     return False
 
 
-def _unsaved(training: Training, saved: int) -> bool:
+def _unsaved(training: Training) -> bool:
     older = checkpoint.steps(training.folder.checkpoints)
     at = f"from step {older[-1]}" if older else "from the start"
     raise UserError(f"step {training.step} could not be saved; make room, then the same command goes on {at}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,10 @@ import torch
 from overnight.config import Precision
 from overnight.errors import UserError
 
+CONTROL_GROUPS = (  # a process's group, their folder, limit, use, and what of that is a cache of files
+    (r"^0::/(.*)$", "", "memory.max", "memory.current", "inactive_file"),
+    (r"^\d+:memory:/(.*)$", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -176,3 +181,33 @@ def total_memory() -> int | None:
     if "SC_PHYS_PAGES" in names:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return None
+
+
+def free_memory() -> int | None:
+    """Bytes of main memory that processes can still take, also by a container's limit; None where nobody tells."""
+    found = [*_available(), *_left_in_group()]
+    total = total_memory()
+    return min(found) if found else total and total // 2
+
+
+def _available() -> Iterator[int]:
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                yield 1024 * int(line.split()[1])
+
+
+def _left_in_group(home: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
+    """What is left of the limits of this process's control groups, and of those around them; of both versions."""
+    with contextlib.suppress(OSError, ValueError):
+        groups = own.read_text(encoding="utf-8")
+        for pattern, top, limit, used, cached in CONTROL_GROUPS:
+            found = re.search(pattern, groups, re.MULTILINE)
+            if found is None:
+                continue
+            group = home / top / found[1]
+            for folder in (group, *group.parents):
+                with contextlib.suppress(OSError, ValueError):  # the outermost has no limit, others have "max"
+                    free = int((folder / limit).read_text()) - int((folder / used).read_text())
+                    idle = re.search(rf"^{cached} (\d+)$", (folder / "memory.stat").read_text(), re.MULTILINE)
+                    yield free + (int(idle[1]) if idle else 0)
