@@ -168,8 +168,8 @@ MODERN = ModelConfig(block="modern", bias=False, activation="relu2")
 MUON = OptimConfig(
     matrices="muon",
     lr=0.045,
-    embedding_lr=0.1,
-    head_lr=0.008,
+    embedding_lr=0.2,
+    head_lr=0.016,
     vector_lr=0.02,
     schedule="wsd",
     decay_share=0.6,

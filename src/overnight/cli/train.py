@@ -24,6 +24,7 @@ from overnight.errors import UserError, suggestion
 from overnight.launching import STOPPED, is_worker, launch, processes_here
 from overnight.presets import PRESETS
 from overnight.runs import RunFolder, datasets_of, read_json, read_lines
+from overnight.scaling import at_depth
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Arguments:
     """The dataset folder, from `overnight prepare`; or several with weights: DIR:0.7,DIR:0.3."""
     out: Path | None = None
     """The run folder; by default runs/PRESET."""
+    depth: int | None = None
+    """Blocks of a modern model; width, heads, batch, rates, weight decay and length follow. Flags beside it win."""
     print_config: bool = False
     """Print the whole configuration and exit."""
     detach: bool = False
@@ -53,9 +56,11 @@ class Arguments:
 
 def main(arguments: Sequence[str]) -> int:
     arguments = _switches(arguments)
-    name = _preset_name(arguments)
+    name, depth = _preset_name(arguments)
     base, out = read_config(name)
-    defaults = Arguments(preset=name, recipe=base.recipe, machine=base.machine, observe=base.observe)
+    if depth is not None:
+        base = at_depth(base, depth)
+    defaults = Arguments(preset=name, depth=depth, recipe=base.recipe, machine=base.machine, observe=base.observe)
     given = parse(Arguments, arguments, "train", defaults)
     config = dataclasses.replace(
         base, recipe=_one_length(base.recipe, given.recipe), machine=given.machine, observe=given.observe
@@ -92,15 +97,16 @@ def _print_differences(base: Config, config: Config) -> None:
             print(f"{key.partition('.')[2]} {old} -> {new}")
 
 
-def _preset_name(arguments: Sequence[str]) -> str:
-    """Which preset; `--help` beside one is left for when its values are known."""
+def _preset_name(arguments: Sequence[str]) -> tuple[str, int | None]:
+    """Which preset, and of what depth; `--help` beside one is left for when its values are known."""
     others = [argument for argument in arguments if argument not in ("-h", "--help")]
     try:
-        return parse(Arguments, others, "train").preset
+        found = parse(Arguments, others, "train")
     except UserError:
         if len(others) == len(arguments):
             raise
-        return parse(Arguments, arguments, "train").preset
+        found = parse(Arguments, arguments, "train")
+    return found.preset, found.depth
 
 
 def _train(config: Config, data: str, out: Path, arguments: Sequence[str]) -> int:
