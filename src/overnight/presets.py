@@ -193,6 +193,32 @@ def modern_shakespeare() -> Config:
     return replace(base, preset="modern-shakespeare", recipe=recipe)
 
 
+def modern_124m() -> Config:
+    """The modern model of GPT-2 (124M)'s depth and width, for 1.7B tokens; --depth makes it any other size."""
+    # rates and batch as nanochat and modded-nanogpt have them for this size; 20 tokens for each of the 85M weights in
+    # the blocks' matrices
+    base = gpt2_124m()
+    recipe = replace(
+        base.recipe,
+        model=replace(MODERN, n_head=6, bigram_rows=2**18),
+        optim=replace(MUON, lr=0.02, embedding_lr=0.2, head_lr=0.004, vector_lr=0.01),
+        train=TrainConfig(steps=3_250, tokens_per_step=524_288),
+    )
+    return replace(base, preset="modern-124m", recipe=recipe)
+
+
+def modern_350m() -> Config:
+    """The modern model of GPT-2 (350M)'s depth and width, for 6B tokens."""
+    base, narrow = modern_124m(), (768 / 1024) ** 0.5  # as scaling.at_depth has it
+    recipe = replace(
+        base.recipe,
+        model=replace(base.recipe.model, n_layer=24, n_head=8, n_embd=1024),
+        optim=replace(base.recipe.optim, embedding_lr=0.2 * narrow, head_lr=0.004 * narrow),
+        train=TrainConfig(steps=11_520, tokens_per_step=524_288),
+    )
+    return replace(base, preset="modern-350m", recipe=recipe)
+
+
 def demo() -> Config:
     """The small GPT that `overnight demo` trains on Python's standard library, for a CPU."""
     return Config(
@@ -219,6 +245,8 @@ PRESETS: dict[str, Callable[[], Config]] = {
         modern_shakespeare,
         shakespeare_char,
         finetune_shakespeare,
+        modern_124m,
+        modern_350m,
         gpt2_124m,
         gpt2_350m,
         gpt2_774m,
