@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import shutil
+import weakref
 from collections.abc import Callable
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -13,6 +15,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from overnight import loss
 from overnight.loss import IGNORE, linear_cross_entropy, token_cross_entropy, token_scores
@@ -31,10 +34,15 @@ def example(n: int, c: int, v: int, padding: int = 0, masked: float = 0.0, seed:
     return hidden, weight, targets
 
 
-def reference(hidden: Tensor, weight: Tensor, targets: Tensor, n_vocab: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def reference(
+    hidden: Tensor, weight: Tensor, targets: Tensor, n_vocab: int, softcap: float | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Loss of each target, summed loss and gradients, with all logits in float64."""
     h, w = hidden.detach().double().requires_grad_(), weight.detach().double().requires_grad_()
-    each = F.cross_entropy((h @ w.T)[:, :n_vocab], targets, ignore_index=IGNORE, reduction="none")
+    logits = (h @ w.T)[:, :n_vocab]
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    each = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="none")
     each.sum().backward()
     assert h.grad is not None
     assert w.grad is not None
@@ -42,10 +50,15 @@ def reference(hidden: Tensor, weight: Tensor, targets: Tensor, n_vocab: int) -> 
 
 
 def gradients(
-    hidden: Tensor, weight: Tensor, targets: Tensor, n_vocab: int, function: Callable[..., Tensor] | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    n_vocab: int,
+    function: Callable[..., Tensor] | None = None,
+    softcap: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
-    value = (function or linear_cross_entropy)(h, w, targets, n_vocab)
+    value = (function or linear_cross_entropy)(h, w, targets, n_vocab, softcap)
     value.backward()
     assert h.grad is not None
     assert w.grad is not None
@@ -64,17 +77,18 @@ def in_chunks_of(rows: int) -> object:
     padding=st.integers(0, 5),
     masked=st.sampled_from([0.0, 0.3, 1.0]),
     rows=st.integers(1, 41),
+    softcap=st.sampled_from([None, 0.5, 3.0, 15.0]),
     seed=st.integers(0, 99),
 )
 def test_value_and_gradients_equal_float64(
-    n: int, c: int, v: int, padding: int, masked: float, rows: int, seed: int
+    n: int, c: int, v: int, padding: int, masked: float, rows: int, softcap: float | None, seed: int
 ) -> None:
     hidden, weight, targets = example(n, c, v, padding, masked, seed)
-    each, total, grad_hidden, grad_weight = reference(hidden, weight, targets, v)
+    each, total, grad_hidden, grad_weight = reference(hidden, weight, targets, v, softcap)
     with in_chunks_of(rows):
-        value, ours_hidden, ours_weight = gradients(hidden, weight, targets, v)
-        tokens = token_cross_entropy(hidden, weight, targets, v)
-        without = linear_cross_entropy(hidden, weight, targets, v)
+        value, ours_hidden, ours_weight = gradients(hidden, weight, targets, v, softcap=softcap)
+        tokens = token_cross_entropy(hidden, weight, targets, v, softcap)
+        without = linear_cross_entropy(hidden, weight, targets, v, softcap)
     close = {"rtol": 1e-5, "atol": 1e-5, "check_dtype": False}
     torch.testing.assert_close(value, total, **close)
     torch.testing.assert_close(without, total, **close)
@@ -107,10 +121,11 @@ def test_the_real_chunks_give_the_same() -> None:
     torch.testing.assert_close(grad_weight, expected_weight, rtol=1e-4, atol=1e-4, check_dtype=False)
 
 
-def test_large_logits_stay_finite() -> None:
+@pytest.mark.parametrize("softcap", [None, 15.0])
+def test_large_logits_stay_finite(softcap: float | None) -> None:
     hidden, weight, targets = example(20, 4, 30)
-    value, *grads = gradients(1e4 * hidden, weight, targets, 30)
-    _, expected, *expected_grads = reference(1e4 * hidden, weight, targets, 30)
+    value, *grads = gradients(1e4 * hidden, weight, targets, 30, softcap=softcap)
+    _, expected, *expected_grads = reference(1e4 * hidden, weight, targets, 30, softcap)
     torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-3, check_dtype=False)
     for ours, theirs in zip(grads, expected_grads, strict=True):
         assert torch.isfinite(ours).all()
@@ -156,15 +171,16 @@ def relative(ours: Tensor, expected: Tensor) -> float:
     return float((ours.double() - expected).norm() / expected.norm())
 
 
+@pytest.mark.parametrize("softcap", [None, 0.5, 15.0])
 @pytest.mark.parametrize("rows", [7, 64, 1000])
-def test_under_bf16_autocast_value_and_gradients_are_those_of_bf16_products(rows: int) -> None:
+def test_under_bf16_autocast_value_and_gradients_are_those_of_bf16_products(rows: int, softcap: float | None) -> None:
     hidden, weight, targets = example(300, 16, 90, padding=6, masked=0.1)
     weight = 0.1 * weight
-    _, total, expected_hidden, expected_weight = reference(hidden, weight, targets, 90)
+    _, total, expected_hidden, expected_weight = reference(hidden, weight, targets, 90, softcap)
     with in_chunks_of(rows), torch.autocast("cpu", torch.bfloat16):
-        value, grad_hidden, grad_weight = gradients(hidden, weight, targets, 90)
-        without = linear_cross_entropy(hidden, weight, targets, 90)
-        each = token_cross_entropy(hidden, weight, targets, 90)
+        value, grad_hidden, grad_weight = gradients(hidden, weight, targets, 90, softcap=softcap)
+        without = linear_cross_entropy(hidden, weight, targets, 90, softcap)
+        each = token_cross_entropy(hidden, weight, targets, 90, softcap)
     assert value.dtype == each.dtype == torch.float32
     assert grad_hidden.dtype == grad_weight.dtype == torch.float32
     assert float(value) == pytest.approx(float(total), rel=1e-3)
@@ -231,6 +247,45 @@ def test_the_logits_are_never_held() -> None:
     value.backward()
 
 
+class Alive(TorchDispatchMode):
+    """The most bytes that tensors made under it hold at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen, self.now, self.peak = set[int](), 0, 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        found = function(*arguments, **(options or {}))
+        for tensor in torch.utils._pytree.tree_leaves(found):
+            storage = tensor.untyped_storage() if isinstance(tensor, Tensor) else None
+            if storage is not None and storage._cdata not in self.seen:
+                self.seen.add(storage._cdata)
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self.gone, storage._cdata, storage.nbytes())
+        self.peak = max(self.peak, self.now)
+        return found
+
+    def gone(self, which: int, size: int) -> None:
+        self.seen.discard(which)
+        self.now -= size
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("softcap", [None, 15.0])
+def test_peak_memory_is_without_the_logits(softcap: float | None, precision: torch.dtype) -> None:
+    """Forward and backward: the gradients of both inputs and some copies of them, and a few chunks; held against the
+    plain loss, whose logits the same measure sees."""
+    n, c, v = 4096, 16, 2048
+    hidden, weight, targets = (tensor.requires_grad_(tensor.is_floating_point()) for tensor in example(n, c, v))
+    logits, chunk = 4 * n * v, 4 * 256 * v
+    with in_chunks_of(256), torch.autocast("cpu", precision, enabled=precision != torch.float32), Alive() as ours:
+        linear_cross_entropy(hidden, weight, targets, v, softcap).backward()
+    with Alive() as plain:
+        F.cross_entropy(hidden @ weight.T, targets).backward()
+    assert ours.peak < 8 * chunk + 8 * 4 * (n + v) * c < logits
+    assert plain.peak > 2 * logits
+
+
 def test_a_huge_vocabulary_still_gets_chunks_of_some_rows() -> None:
     hidden, targets = torch.zeros(1000, 1), torch.zeros(1000, dtype=torch.int64)
     rows = [len(chunk) for chunk in loss._chunks(hidden, targets, torch.zeros(2**20, 1))[0]]
@@ -243,16 +298,15 @@ def test_a_huge_vocabulary_still_gets_chunks_of_some_rows() -> None:
 def compiled_equals_eager(backend: str) -> None:
     hidden, weight, targets = example(24, 4, 30, padding=2, masked=0.2)
 
-    def summed(h: Tensor, w: Tensor, t: Tensor, n_vocab: int) -> Tensor:
-        return linear_cross_entropy(h * 1.0, w, t, n_vocab) / 24
+    def summed(h: Tensor, w: Tensor, t: Tensor, n_vocab: int, softcap: float | None) -> Tensor:
+        return linear_cross_entropy(h * 1.0, w, t, n_vocab, softcap) / 24
 
     torch._dynamo.reset()
     try:
         with in_chunks_of(16):
-            eager = gradients(hidden, weight, targets, 30, summed)
-            compiled = gradients(
-                hidden, weight, targets, 30, torch.compile(summed, backend=backend, dynamic=False, fullgraph=True)
-            )
+            compiling = torch.compile(summed, backend=backend, dynamic=False, fullgraph=True)
+            eager = gradients(hidden, weight, targets, 30, summed, softcap=15.0)
+            compiled = gradients(hidden, weight, targets, 30, compiling, softcap=15.0)
     finally:
         torch._dynamo.reset()
     for ours, expected in zip(compiled, eager, strict=True):
