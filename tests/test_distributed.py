@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from overnight import generate
-from overnight.config import Parallel
+from overnight.config import Parallel, Recipe
 from overnight.distributed import World, current_world, joined, whole
 from overnight.errors import UserError
 from overnight.model import weights
@@ -81,7 +81,7 @@ def test_buckets_keep_everything_in_order(limit: int) -> None:
 def together(size: int, work: Callable[[World, Path], None], folder: Path) -> None:
     """Runs `work` on each rank of a world of `size` processes; an error of any of them fails the test."""
     context = multiprocessing.get_context("forkserver")  # it imports torch once for all of them
-    context.set_forkserver_preload(["pytest", "overnight.training", "overnight.session"])
+    context.set_forkserver_preload(["pytest", "overnight.training", "overnight.session", "torch.distributed.fsdp"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -89,7 +89,7 @@ def together(size: int, work: Callable[[World, Path], None], folder: Path) -> No
     for process in ranks:
         process.start()
     for process in ranks:
-        process.join(60)
+        process.join(120)
         process.kill()
     assert [process.exitcode for process in ranks] == [0] * size
 
@@ -103,12 +103,14 @@ def _member(rank: int, size: int, port: int, work: Callable[[World, Path], None]
         work(world, folder)
 
 
-def member(world: World, folder: Path, micro_batch: int, sharded: Parallel | None = None) -> Training:
+def member(
+    world: World, folder: Path, micro_batch: int, sharded: Parallel | None = None, recipe: Recipe = TINY
+) -> Training:
     """A rank's own copy of the run that `build` makes, joined with the others."""
-    training = build(folder / f"{world.rank}", TINY, micro_batch)
+    training = build(folder / f"{world.rank}", recipe, micro_batch)
     training.world = world
     training.exchange = exchange(training.model, world, training.device, training.precision, sharded)
-    training.optimizer = make_optimizer(training.model, TINY.optim)
+    training.optimizer = make_optimizer(training.model, recipe.optim, world)
     return training
 
 
@@ -223,7 +225,11 @@ def test_processes_compute_what_one_does(tmp_path: Path, size: int) -> None:
 
 def machines(world: World, folder: Path) -> None:
     """Two machines, as it were, of two processes each."""
-    parts_are_the_whole(replace(world, local_rank=world.rank % 2, local_size=2), folder, "hsdp")
+    from test_muon import steps_are_those_of_one_process
+
+    world = replace(world, local_rank=world.rank % 2, local_size=2)
+    parts_are_the_whole(world, folder, "hsdp")
+    steps_are_those_of_one_process(world, folder / "muon", "hsdp")
 
 
 def test_machines_that_each_have_the_whole_in_parts(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from overnight.console import Console
 from overnight.distributed import World
 from overnight.errors import UserError
 from overnight.loader import TokenDataset, TokenStream
-from overnight.model import GPT, initialise, weights
+from overnight.model import initialise, make_model, weights
 from overnight.optim import make_optimizer, optimizer_state
 from overnight.runs import RunFolder, read_lines
 from overnight.training import Training, restore, save, train, train_step
@@ -86,7 +86,7 @@ def build(
         opened.decide(0, "micro_batch", micro_batch, "chosen by the test")
     recipe = config.recipe
     stream = TokenStream(write_shards(folder / "data", text(tokens), 3))
-    model = initialise(GPT(recipe.model, recipe.data.sequence_length), recipe.seed)
+    model = initialise(make_model(recipe.model, recipe.data.sequence_length), recipe.seed)
     training = Training(
         config=config,
         folder=opened,
@@ -304,7 +304,7 @@ def without_times(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def everything(training: Training) -> dict[str, Tensor]:
     tensors, scalars = optimizer_state(training.optimizer, training.model)
-    steps = {f"step/{name}": torch.tensor(values["step"]) for name, values in scalars.items()}
+    steps = {f"step/{name}": torch.tensor(values["step"]) for name, values in scalars.items() if values}
     return {**{name: value.clone() for name, value in weights(training.model).items()}, **tensors, **steps}
 
 

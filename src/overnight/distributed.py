@@ -106,6 +106,12 @@ def whole(tensor: Tensor) -> Tensor:
     return full
 
 
+def own_part(tensor: Tensor) -> Tensor:
+    """What this process has of a tensor of which each may have a part, not copied."""
+    part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return part
+
+
 def placed(value: Tensor, like: Tensor) -> Tensor:
     """A whole tensor on the device of another, and in parts where that one is; all ranks have the same one."""
     if not hasattr(like, "full_tensor"):

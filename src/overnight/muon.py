@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from overnight import shares
+from overnight.distributed import ALONE, World, own_part
+
 Coefficients = Sequence[tuple[float, float, float]]
 
 # The five polynomials, of degree 5, that together bring singular values from [1e-3, 1] nearest to 1: Amsel et al. 2025,
@@ -40,19 +43,24 @@ def orthogonalize(
     return x.mT if tall else x
 
 
+def scale(rows: int, columns: int) -> float:
+    """By how much the update of a matrix is larger than an orthogonal one, so that a rate holds for any width (Jordan
+    et al. 2024; Bernstein 2025, "Deriving Muon")."""
+    return max(1.0, rows / columns) ** 0.5
+
+
 class MuonAdamW(torch.optim.Optimizer):
     """Groups with `muon=True` are matrices, updated by Muon; the others by AdamW (Loshchilov & Hutter 2019).
 
-    Muon: momentum (Nesterov), orthogonalized, scaled by sqrt(max(1, rows / columns)), so that a rate holds for matrices
-    of any width (Jordan et al. 2024; Bernstein 2025, "Deriving Muon"). Weight decay is decoupled, and cautious: only
-    where a weight and its update have the same sign (Chen et al. 2025, "Cautious Weight Decay"). A group's `parts` says
-    of how many matrices, one above the other, each of its parameters is made; matrices of one shape are orthogonalized
-    together.
+    Muon: momentum (Nesterov), orthogonalized, scaled by `scale`. Weight decay is decoupled, and cautious: only where a
+    weight and its update have the same sign (Chen et al. 2025, "Cautious Weight Decay"). A group's `parts` says of how
+    many matrices, one above the other, each of its parameters is made; matrices of one shape are orthogonalized
+    together, by the processes of a `world` in shares.
     """
 
-    _step_supports_amp_scaling = True  # `found_inf`, where it is set and not 0, makes a step change nothing
-
-    def __init__(self, groups: list[dict[str, Any]], lr: float, fused: bool | None = None) -> None:
+    def __init__(
+        self, groups: list[dict[str, Any]], lr: float, fused: bool | None = None, world: World = ALONE
+    ) -> None:
         defaults = {
             "lr": lr,
             "muon": False,
@@ -65,6 +73,9 @@ class MuonAdamW(torch.optim.Optimizer):
             "fused": fused,
         }
         super().__init__(groups, defaults)
+        self.world = world
+        # `found_inf`, where it is set and not 0, makes a step change nothing
+        self._step_supports_amp_scaling = bool(fused)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -81,24 +92,37 @@ class MuonAdamW(torch.optim.Optimizer):
                 self._muon(group, same, found_inf)
 
     def _muon(self, group: dict[str, Any], parameters: list[Tensor], found_inf: Tensor | None) -> None:
-        momenta = [
-            self.state[parameter].setdefault("momentum", torch.zeros_like(parameter)) for parameter in parameters
-        ]
-        gradients = torch.stack([parameter.grad for parameter in parameters if parameter.grad is not None])
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+        own = [own_part(parameter) for parameter in parameters]
+        momenta = [own_part(self.state[parameter]["momentum"]) for parameter in parameters]
+        gradients = torch.stack([own_part(p.grad) for p in parameters if p.grad is not None])
         if found_inf is not None:  # then momentum and weights stay, whatever the gradient is
             gradients = torch.where(found_inf.bool(), torch.stack(momenta), gradients)
         rows, columns = parameters[0].shape
         moved = torch.stack(momenta).lerp_(gradients, 1 - group["momentum"])
         wanted = gradients.lerp(moved, group["momentum"])  # Nesterov's look ahead
-        updates = orthogonalize(wanted.view(-1, rows // group["parts"], columns), group["dtype"])
-        updates = updates.to(moved.dtype).view_as(moved) * max(1.0, rows // group["parts"] / columns) ** 0.5
+        updates = self._orthogonalized(wanted.to(group["dtype"]), group["parts"], parameters[0]).to(moved.dtype)
+        updates *= scale(rows // group["parts"], columns)
         if group["weight_decay"]:
-            weights = torch.stack(parameters)
+            weights = torch.stack(own)
             updates += group["weight_decay"] * weights * (weights * updates > 0)
         if found_inf is not None:
             updates *= found_inf.logical_not()
         torch._foreach_copy_(momenta, list(moved))
-        torch._foreach_add_(parameters, list(updates), alpha=-group["lr"])
+        torch._foreach_add_(own, list(updates), alpha=-group["lr"])
+
+    def _orthogonalized(self, wanted: Tensor, parts: int, like: Tensor) -> Tensor:
+        """Of (n, rows, columns), each of `parts` matrices; where parameters as `like` are in parts, of their rows."""
+
+        def work(stacks: Tensor) -> Tensor:
+            _, rows, columns = stacks.shape
+            return orthogonalize(stacks.reshape(-1, rows // parts, columns), stacks.dtype).view_as(stacks)
+
+        if own_part(like) is not like:
+            return shares.of_rows(work, wanted, like)
+        return work(wanted) if self.world.size == 1 else shares.of_copies(work, wanted, self.world)
 
     def _adamw(self, group: dict[str, Any], parameters: list[Tensor], found_inf: Tensor | None) -> None:
         if not parameters:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from overnight.config import OptimConfig, Recipe
-from overnight.distributed import placed, whole
+from overnight.distributed import ALONE, World, placed, whole
 from overnight.errors import UserError
 from overnight.muon import MuonAdamW
 
@@ -58,9 +58,11 @@ def freeze(model: nn.Module, patterns: str) -> list[str]:
     return sorted(frozen, key=names.index)
 
 
-def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, config: OptimConfig, world: World = ALONE) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2019) with weight decay on every tensor of two dimensions or more, embeddings
-    included; or Muon on the matrices, with weight decay on them alone, and AdamW on the rest."""
+    included; or Muon on the matrices, with weight decay on them alone, and AdamW on the rest.
+
+    The processes of `world` have this model together, each a copy or a part."""
     muon = config.matrices == "muon"
     decay = {"embedding": not muon, "head": not muon, "matrix": True, "vector": False}
     rates = {"embedding": config.embedding_lr, "head": config.head_lr, "matrix": None, "vector": config.vector_lr}
@@ -79,7 +81,7 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
     for group in groups.values():
         group.update(betas=(config.beta1, config.beta2), eps=config.eps)
     if muon:
-        return MuonAdamW(list(groups.values()), lr=config.lr, fused=fused)
+        return MuonAdamW(list(groups.values()), lr=config.lr, fused=fused, world=world)
     return torch.optim.AdamW(list(groups.values()), lr=config.lr, fused=fused)
 
 

@@ -119,7 +119,7 @@ def build_training(
         dataset=dataset,
         model=model,
         forward=forward,
-        optimizer=optim.make_optimizer(model, recipe.optim),
+        optimizer=optim.make_optimizer(model, recipe.optim, world),
         scaler=torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
         precision=precision,
         console=console,
