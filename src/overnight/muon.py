@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -46,7 +47,7 @@ def orthogonalize(
 def scale(rows: int, columns: int) -> float:
     """By how much the update of a matrix is larger than an orthogonal one, so that a rate holds for any width (Jordan
     et al. 2024; Bernstein 2025, "Deriving Muon")."""
-    return max(1.0, rows / columns) ** 0.5
+    return math.sqrt(max(1.0, rows / columns))
 
 
 class MuonAdamW(torch.optim.Optimizer):
