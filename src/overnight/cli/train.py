@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import tyro
 
@@ -25,6 +25,16 @@ from overnight.launching import STOPPED, is_worker, launch, processes_here
 from overnight.presets import PRESETS
 from overnight.runs import RunFolder, datasets_of, read_json, read_lines
 from overnight.scaling import at_depth
+
+
+class Named(Protocol):
+    """Arguments of a command that takes a preset."""
+
+    @property
+    def preset(self) -> str: ...
+
+    @property
+    def depth(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -55,15 +65,15 @@ class Arguments:
 
 
 def main(arguments: Sequence[str]) -> int:
-    arguments = _switches(arguments)
-    name, depth = _preset_name(arguments)
+    arguments = switches(arguments)
+    name, depth = preset_of(arguments, Arguments, "train")
     base, out = read_config(name)
     if depth is not None:
         base = at_depth(base, depth)
     defaults = Arguments(preset=name, depth=depth, recipe=base.recipe, machine=base.machine, observe=base.observe)
     given = parse(Arguments, arguments, "train", defaults)
     config = dataclasses.replace(
-        base, recipe=_one_length(base.recipe, given.recipe), machine=given.machine, observe=given.observe
+        base, recipe=one_length(base.recipe, given.recipe), machine=given.machine, observe=given.observe
     )
     if given.print_config:
         print(json.dumps(configuration.to_dict(config), indent=2))
@@ -97,15 +107,16 @@ def _print_differences(base: Config, config: Config) -> None:
             print(f"{key.partition('.')[2]} {old} -> {new}")
 
 
-def _preset_name(arguments: Sequence[str]) -> tuple[str, int | None]:
-    """Which preset, and of what depth; `--help` beside one is left for when its values are known."""
+def preset_of(arguments: Sequence[str], cls: type[Named], command: str) -> tuple[str, int | None]:
+    """Which preset a command's arguments name, and of what depth; `--help` beside one is left for when its values are
+    known."""
     others = [argument for argument in arguments if argument not in ("-h", "--help")]
     try:
-        found = parse(Arguments, others, "train")
+        found = parse(cls, others, command)
     except UserError:
         if len(others) == len(arguments):
             raise
-        found = parse(Arguments, arguments, "train")
+        found = parse(cls, arguments, command)
     return found.preset, found.depth
 
 
@@ -119,8 +130,9 @@ def _train(config: Config, data: str, out: Path, arguments: Sequence[str]) -> in
     return 0
 
 
-def read_config(name: str) -> tuple[Config, Path | None]:
-    """The configuration that a name stands for, and the run folder where it is one's own."""
+def read_config(name: str, command: str = "train") -> tuple[Config, Path | None]:
+    """The configuration that a name stands for, and the run folder where it is one's own; UserError where there is
+    none."""
     path = Path(name)
     if name in PRESETS:
         return PRESETS[name](), None
@@ -133,7 +145,7 @@ def read_config(name: str) -> tuple[Config, Path | None]:
     if ":" in name:
         return _call(name), None
     raise UserError(
-        f"train: there is no preset or file '{name}'{suggestion(name, PRESETS)}; `overnight presets` lists them"
+        f"{command}: there is no preset or file '{name}'{suggestion(name, PRESETS)}; `overnight presets` lists them"
     )
 
 
@@ -189,7 +201,7 @@ def _call(name: str) -> Config:
     return made
 
 
-def _switches(arguments: Sequence[str]) -> list[str]:
+def switches(arguments: Sequence[str]) -> list[str]:
     """--compile alone, --no-compile, and true or false, in the words of the field."""
     words = {"true": "on", "false": "off", "1": "on", "0": "off"}
     result: list[str] = []
@@ -208,7 +220,7 @@ def _switches(arguments: Sequence[str]) -> list[str]:
     return result
 
 
-def _one_length(base: Recipe, given: Recipe) -> Recipe:
+def one_length(base: Recipe, given: Recipe) -> Recipe:
     """Refuses two lengths at once: steps that differ from the preset's, and tokens."""
     if given.train.tokens is not None and given.train.steps != base.train.steps:
         raise UserError("train: --train.steps and --train.tokens are both given: keep one")

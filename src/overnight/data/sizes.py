@@ -28,10 +28,16 @@ def short(count: float) -> str:
 
 def size(count: float) -> str:
     """Bytes as '1.5 GB' (decimal units)."""
-    for factor, unit in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+    return scaled(count, "B") if count >= 1000 else f"{count:.0f} bytes"
+
+
+def scaled(count: float, unit: str) -> str:
+    """An amount of some unit with its prefix: 4.84e11 and FLOP/s as '484 GFLOP/s'."""
+    for factor, prefix in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
         if count >= factor:
-            return f"{count / factor:.3g} {unit}" if count < 999.5 * factor else f"{count / factor:.0f} {unit}"
-    return f"{count:.0f} bytes"
+            value = count / factor
+            return f"{value:.3g} {prefix}{unit}" if value < 999.5 else f"{value:.0f} {prefix}{unit}"
+    return f"{count:.3g} {unit}"
 
 
 def duration(seconds: float) -> str:

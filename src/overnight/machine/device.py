@@ -148,6 +148,14 @@ def versions() -> dict[str, str]:
     }
 
 
+def synchronize(device: torch.device) -> None:
+    """Waits until the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 @contextlib.contextmanager
 def memory_freed(device: torch.device) -> Iterator[None]:
     """Gives cached GPU memory back at the end, also after an error."""

@@ -1,0 +1,160 @@
+"""The memory of a training step: predicted without computing it, and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from overnight import optim
+from overnight.config import Config, Precision
+from overnight.console import Console
+from overnight.distributed import ALONE
+from overnight.loader import Numbers
+from overnight.machine.ledger import Ledger
+from overnight.machine.parts import told
+from overnight.machine.profiling import profiler
+from overnight.model import GPT
+from overnight.runs import RunFolder
+from overnight.training import Training, train_step
+
+PARTS = ("parameters", "gradients", "optimizer", "copies", "activations", "loss", "backward", "update")
+PHASES = {  # what is made in a part of the step, as it is called here
+    "data": "activations",
+    "forward": "activations",
+    "loss": "loss",
+    "backward": "backward",
+    "sync": "update",
+    "optimizer": "update",
+}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes at the moment of a training step when most are held.
+
+    parameters, gradients, optimizer: as their names say. copies: weights in the precision of products. activations:
+    what the forward pass made. loss: the head's logits of a chunk, and gradients that it computes along. backward:
+    gradients of activations, and activations computed again. update: what adding up and the optimizer make on the way.
+    """
+
+    parts: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+
+def predict(config: Config, device: torch.device, precision: Precision, micro_batch: int, count: int = 1) -> Memory:
+    """The memory of a step of `count` micro-batches on one process that has the whole model.
+
+    The step is gone through by `train_step` itself on tensors that have shapes and no memory, so this holds for any
+    model and optimizer, in a few seconds. `config` must be resolved. Left out is what operations take and give back on
+    their way, and what a compiler saves.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    recipe = config.recipe
+    tokens = micro_batch * recipe.data.sequence_length * min(count, 2)  # from the second one on all are alike
+    config = replace(config, recipe=replace(recipe, train=replace(recipe.train, tokens_per_step=tokens)))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        return count_step(_training(config, device, precision), micro_batch)
+
+
+def count_step(training: Training, micro_batch: int) -> Memory:
+    """The memory of the second of two steps, counted by what operations make: of a training on one process."""
+    ledger, handles = Ledger(training.device), []
+
+    def labelled(parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            ledger.label(parameter.grad, "gradients")
+
+    for parameter in training.model.parameters():
+        ledger.label(parameter, "parameters")
+        if parameter.requires_grad:
+            handles.append(parameter.register_post_accumulate_grad_hook(labelled))  # type: ignore[no-untyped-call]
+    with ledger, told(training, lambda part: ledger.enter(PHASES[part])):
+        for _ in range(2):  # the first one makes the optimizer's state
+            ledger.begin()
+            ledger.enter(PHASES["data"])
+            train_step(training, 0, micro_batch)
+            for state in training.optimizer.state.values():
+                for value in state.values():
+                    if isinstance(value, Tensor):
+                        ledger.label(value, "optimizer")
+    for handle in handles:
+        handle.remove()
+    return Memory({part: ledger.peak[part] for part in PARTS})
+
+
+def measure(training: Training, work: Callable[[], object]) -> int | None:
+    """The most bytes that torch's allocator had given out on the device while `work` made a step; None where it does
+    not tell (MPS)."""
+    training.optimizer.zero_grad(set_to_none=True)  # what is freed must have been seen when it was made
+    if training.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(training.device)
+        work()
+        return torch.cuda.max_memory_allocated(training.device)
+    if training.device.type != "cpu":
+        return None
+    before = _alive(training)
+    with profiler(memory=True) as recorded:
+        work()
+    results = recorded.profiler.kineto_results
+    events = [event for event in results.events() if event.name() == "[memory]"]
+    now = most = before
+    for event in sorted(events, key=lambda event: int(event.start_ns())):
+        now += event.nbytes()
+        most = max(most, now)
+    return most
+
+
+def _alive(training: Training) -> int:
+    """Bytes of what a training holds between steps."""
+    states = [value for state in training.optimizer.state.values() for value in state.values()]
+    held = [*training.model.parameters(), *training.model.buffers(), *states]
+    storages = {id(s): s for tensor in held if isinstance(tensor, Tensor) for s in [tensor.untyped_storage()]}
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+def _training(config: Config, device: torch.device, precision: Precision) -> Training:
+    """A training with nothing behind it: no folder, no data, and no memory where tensors are fake."""
+    recipe = config.recipe
+    with device:
+        model = GPT(recipe.model, recipe.data.sequence_length)
+    optim.freeze(model, recipe.optim.frozen)
+    model.recompute = config.machine.activation_checkpointing
+    return Training(
+        config=config,
+        folder=RunFolder(Path(), writes=False),
+        world=ALONE,
+        device=device,
+        dataset=_Nothing(recipe.data.sequence_length),
+        model=model,
+        forward=model,
+        optimizer=optim.make_optimizer(model, recipe.optim),
+        scaler=torch.amp.GradScaler(device.type, enabled=False),  # an enabled one looks at numbers
+        precision=precision,
+        console=Console.silent(),
+    )
+
+
+class _Nothing:
+    """Sequences of zeros."""
+
+    def __init__(self, length: int) -> None:
+        self.T = length
+
+    def sequences(self, step: int, per_step: int) -> Numbers:
+        return np.arange(per_step, dtype=np.int64)
+
+    def tokens(self, numbers: Numbers) -> tuple[Numbers, Numbers]:
+        zeros = np.zeros((len(numbers), self.T), dtype=np.int64)
+        return zeros, zeros
+
+    def epochs(self, sequences: int) -> dict[str, float]:
+        return {}

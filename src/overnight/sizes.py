@@ -1,0 +1,37 @@
+"""What a model takes, without building it: parameters and floating-point operations."""
+
+from __future__ import annotations
+
+import torch
+
+from overnight import optim
+from overnight.config import ModelConfig
+from overnight.model import GPT
+
+
+def shell(config: ModelConfig, sequence_length: int) -> GPT:
+    """A model without memory: its parameters have shapes only. `vocab_size` must be known."""
+    with torch.device("meta"):
+        return GPT(config, sequence_length)
+
+
+def parameters(model: GPT) -> dict[str, int]:
+    """Parameters by role (see `optim.roles`), rows that pad the vocabulary included."""
+    return {role: sum(p.numel() for p in own.values()) for role, own in optim.roles(model).items()}
+
+
+def flops_per_token(model: GPT) -> dict[str, int]:
+    """Floating-point operations of a training step for each token, by part: products of `blocks` and `head`, and
+    `attention`'s of tokens with tokens. They stay the same where an implementation computes something twice, or leaves
+    something out: activations that are computed again, the masked half of attention.
+
+    6 N + 12 L H Q T (Chowdhery et al. 2022, "PaLM", appendix B; nanoGPT's estimate_mfu), where N is the parameters but
+    for tables that are only looked up, L the layers, H Q heads times their size, which is the width, T the sequence
+    length.
+    """
+    config, by_role = model.config, parameters(model)
+    return {
+        "blocks": 6 * (by_role["matrix"] + by_role["vector"]),
+        "head": 6 * model.n_vocab * config.n_embd,  # also where it is one with an embedding
+        "attention": 12 * config.n_layer * config.n_embd * model.block_size,
+    }

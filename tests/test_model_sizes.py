@@ -1,0 +1,39 @@
+"""Parameters and floating-point operations, against nanoGPT's formula and against torch's own count."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from overnight import sizes
+from overnight.config import ModelConfig
+
+
+def test_gpt2_has_the_operations_of_nanogpts_estimate() -> None:
+    model = sizes.shell(ModelConfig(vocab_size=50_304), 1024)
+    by_role = sizes.parameters(model)
+    assert sum(by_role.values()) == 124_475_904
+    n = 124_475_904 - 1024 * 768  # nanoGPT's get_num_params: all but the position embeddings
+    assert sum(sizes.flops_per_token(model).values()) == 6 * n + 12 * 12 * 12 * 64 * 1024
+
+
+def test_nothing_is_allocated() -> None:
+    model = sizes.shell(ModelConfig(n_layer=1000, n_embd=12_288, n_head=96, vocab_size=50_257), 2048)
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+    assert sum(sizes.parameters(model).values()) > 1.8e12
+
+
+@pytest.mark.parametrize(("n_layer", "n_embd", "length", "ids"), [(2, 128, 64, 1000), (3, 64, 256, 128)])
+def test_torch_counts_the_same_products(n_layer: int, n_embd: int, length: int, ids: int) -> None:
+    config = ModelConfig(n_layer=n_layer, n_head=2, n_embd=n_embd, vocab_size=ids)
+    model = sizes.shell(config, length).to_empty(device="cpu")
+    for parameter in model.parameters():
+        torch.nn.init.constant_(parameter, 0.01)
+    tokens = torch.zeros(2, length, dtype=torch.int64)
+    with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        model(tokens, tokens).backward()
+    # the formula also counts biases and norms, whose operations are no products
+    assert counter.get_total_flops() / tokens.numel() == pytest.approx(
+        sum(sizes.flops_per_token(model).values()), rel=0.04
+    )
