@@ -19,14 +19,23 @@ def test_gpt2_has_the_operations_of_nanogpts_estimate() -> None:
 
 
 def test_nothing_is_allocated() -> None:
-    model = sizes.shell(ModelConfig(n_layer=1000, n_embd=12_288, n_head=96, vocab_size=50_257), 2048)
+    model = sizes.shell(ModelConfig(n_layer=96, n_embd=12_288, n_head=96, vocab_size=50_257), 2048)
     assert {p.device.type for p in model.parameters()} == {"meta"}
-    assert sum(sizes.parameters(model).values()) > 1.8e12
+    assert sum(sizes.parameters(model).values()) > 1.7e11
 
 
-@pytest.mark.parametrize(("n_layer", "n_embd", "length", "ids"), [(2, 128, 64, 1000), (3, 64, 256, 128)])
-def test_torch_counts_the_same_products(n_layer: int, n_embd: int, length: int, ids: int) -> None:
-    config = ModelConfig(n_layer=n_layer, n_head=2, n_embd=n_embd, vocab_size=ids)
+MODERN = ModelConfig(n_layer=3, n_head=2, n_embd=64, vocab_size=512, block="modern", bias=False, activation="relu2")
+
+
+@pytest.mark.parametrize(
+    ("config", "length"),
+    [
+        (ModelConfig(n_layer=2, n_head=2, n_embd=128, vocab_size=1024), 64),
+        (ModelConfig(n_layer=3, n_head=2, n_embd=64, vocab_size=128), 256),
+        (MODERN, 128),  # what it looks up is not counted
+    ],
+)
+def test_torch_counts_the_same_products(config: ModelConfig, length: int) -> None:
     model = sizes.shell(config, length).to_empty(device="cpu")
     for parameter in model.parameters():
         torch.nn.init.constant_(parameter, 0.01)
@@ -35,5 +44,5 @@ def test_torch_counts_the_same_products(n_layer: int, n_embd: int, length: int, 
         model(tokens, tokens).backward()
     # the formula also counts biases and norms, whose operations are no products
     assert counter.get_total_flops() / tokens.numel() == pytest.approx(
-        sum(sizes.flops_per_token(model).values()), rel=0.04
+        sum(sizes.flops_per_token(model).values()), rel=0.02
     )

@@ -6,21 +6,21 @@ import torch
 
 from overnight import optim
 from overnight.config import ModelConfig
-from overnight.model import GPT
+from overnight.model import LanguageModel, make_model
 
 
-def shell(config: ModelConfig, sequence_length: int) -> GPT:
+def shell(config: ModelConfig, sequence_length: int) -> LanguageModel:
     """A model without memory: its parameters have shapes only. `vocab_size` must be known."""
     with torch.device("meta"):
-        return GPT(config, sequence_length)
+        return make_model(config, sequence_length)
 
 
-def parameters(model: GPT) -> dict[str, int]:
+def parameters(model: LanguageModel) -> dict[str, int]:
     """Parameters by role (see `optim.roles`), rows that pad the vocabulary included."""
     return {role: sum(p.numel() for p in own.values()) for role, own in optim.roles(model).items()}
 
 
-def flops_per_token(model: GPT) -> dict[str, int]:
+def flops_per_token(model: LanguageModel) -> dict[str, int]:
     """Floating-point operations of a training step for each token, by part: products of `blocks` and `head`, and
     `attention`'s of tokens with tokens. They stay the same where an implementation computes something twice, or leaves
     something out: activations that are computed again, the masked half of attention.

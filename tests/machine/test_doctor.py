@@ -18,16 +18,18 @@ NEW_TORCH = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_12
 
 def test_it_says_what_is_here(overnight: Overnight, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(machine, "compile_problem", lambda device: "no C++ compiler")
-    done = overnight("doctor", "--device", "cpu", "--out", tmp_path / "not" / "yet")
+    done = overnight("doctor", "--device", "cpu", "--no-speed", "--no-network", "--out", tmp_path / "not" / "yet")
     assert f"torch          {torch.__version__}" in done.stdout
     assert "no C++ compiler; runs do without" in done.stdout
-    found = json.loads(overnight("doctor", "--json", "--no-compile", "--out", tmp_path).stdout)["findings"]
+    found = json.loads(
+        overnight("doctor", "--json", "--no-compile", "--no-speed", "--no-network", "--out", tmp_path).stdout
+    )["findings"]
     assert {"overnight", "torch", "device", "precision", "threads", "disk"} <= {line["name"] for line in found}
     assert "compile" not in {line["name"] for line in found}
 
 
 def test_a_device_that_is_not_there_is_exit_code_2(overnight: Overnight) -> None:
-    done = overnight("doctor", "--device", "cuda:7", "--no-compile", check=False)
+    done = overnight("doctor", "--device", "cuda:7", "--no-compile", "--no-speed", "--no-network", check=False)
     assert done.returncode == 2
     assert "wrong device" in done.stdout and "--device cuda:7 does not work here" in done.stdout
 

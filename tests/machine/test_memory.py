@@ -10,18 +10,22 @@ import torch
 from overnight.config import Config, DataConfig, Machine, ModelConfig, OptimConfig, Precision, Recipe, TrainConfig
 from overnight.machine import memory
 from overnight.machine.ledger import Ledger
+from overnight.model import initialise
 from overnight.training import train_step
 
 CPU = torch.device("cpu")
 WIDE = ModelConfig(n_layer=2, n_head=4, n_embd=256, vocab_size=500)
-DEEP = ModelConfig(n_layer=8, n_head=2, n_embd=64, vocab_size=128)
+DEEP = ModelConfig(n_layer=5, n_head=2, n_embd=64, vocab_size=128)
 MANY_IDS = ModelConfig(n_layer=2, n_head=4, n_embd=64, vocab_size=8000)
+MODERN = replace(WIDE, block="modern", bias=False, activation="relu2", bigram_rows=1000, n_embd=128)
+MUON = OptimConfig(matrices="muon")
 
 
 def made(model: ModelConfig, length: int, sequences: int, recompute: bool = False) -> Config:
     return Config(
         recipe=Recipe(
             model=model,
+            optim=MUON if model.block == "modern" else OptimConfig(),
             data=DataConfig(sequence_length=length),
             train=TrainConfig(steps=10, tokens_per_step=sequences * length),
         ),
@@ -31,6 +35,7 @@ def made(model: ModelConfig, length: int, sequences: int, recompute: bool = Fals
 
 def measured(config: Config, precision: Precision, micro_batch: int) -> int:
     training = memory._training(config, CPU, precision)
+    initialise(training.model, 1)
     train_step(training, 0, micro_batch)
     found = memory.measure(training, lambda: train_step(training, 1, micro_batch))
     assert found is not None
@@ -48,6 +53,8 @@ def measured(config: Config, precision: Precision, micro_batch: int) -> int:
         (replace(DEEP, dropout=0.1), 64, 8, 1, "fp32", False),
         (MANY_IDS, 128, 4, 1, "fp32", False),
         (MANY_IDS, 600, 1, 1, "bf16", True),
+        (MODERN, 64, 4, 2, "fp32", False),
+        (MODERN, 128, 2, 1, "bf16", True),
     ],
 )
 def test_what_is_predicted_is_what_is_taken(

@@ -20,7 +20,12 @@ from overnight.data.mixture import Corpus, Mixture
 from overnight.distributed import World
 from overnight.training import Training
 
-VOCABULARY = {"demo": 4096, "shakespeare-char": 65, "shakespeare-char-cpu": 65}  # that of what they are trained on
+VOCABULARY = {
+    "demo": 4096,
+    "shakespeare-char": 65,
+    "shakespeare-char-cpu": 65,
+    "modern-shakespeare": 65,
+}  # that of what they are trained on
 GPT2_IDS = 50_257
 TOKENS = 2**20  # of synthetic text, or two batches if these are more
 

@@ -39,6 +39,10 @@ class Arguments:
     """auto, cpu, cuda, cuda:1, mps."""
     compile: bool = True
     """Without --cluster: try torch.compile, which takes some seconds."""
+    speed: bool = True
+    """Without --cluster: measure matrix products, memory, attention and disk, which takes some seconds."""
+    network: bool = True
+    """Without --cluster: ask the hub whether it answers."""
     json: bool = False
     """Print JSON instead of text."""
 
@@ -54,7 +58,8 @@ def main(arguments: Sequence[str]) -> int:
             )
         from overnight.machine.doctor import examine
 
-        return _tell(given, examine(given.device, given.out, given.compile), {})
+        found, numbers = examine(given.device, given.out, given.compile, given.speed, given.network)
+        return _tell(given, found, {"measured": numbers} if numbers else {})
     processes = 1 if is_worker() else processes_here(given.processes, given.device)
     if processes > 1:
         return launch(["doctor", *arguments], processes, lambda: 0)

@@ -9,12 +9,14 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from overnight.data.sizes import size
 from overnight.errors import UserError
 from overnight.machine import device as machine
+from overnight.machine import rates, surroundings
 from overnight.machine.findings import Finding
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -28,8 +30,14 @@ CPU_PRECISION = {
 }
 
 
-def examine(wanted: str, out: Path, compiler: bool = True) -> list[Finding]:
-    """All that can be said of this machine alone; with `compiler` torch.compile is tried, which takes seconds."""
+def examine(
+    wanted: str, out: Path, compiler: bool = True, speed: bool = True, network: bool = True
+) -> tuple[list[Finding], dict[str, Any]]:
+    """All that can be said of this machine alone, and numbers behind it.
+
+    With `compiler` torch.compile is tried, with `speed` it is measured how fast things are: seconds each. With
+    `network` the hub is asked.
+    """
     device, findings = computing(wanted)
     findings = [*versions(), *findings]
     built_for = torch.cuda.get_arch_list() if gpus() else []
@@ -39,7 +47,12 @@ def examine(wanted: str, out: Path, compiler: bool = True) -> list[Finding]:
     findings.append(precision(device))
     if compiler:
         findings.append(compilation(device))
-    return [*findings, threads(), memory(), shared_memory(SHARED_MEMORY, gpus()), disk(out)]
+    findings += [threads(), memory(), shared_memory(SHARED_MEMORY, gpus()), disk(out)]
+    if gpus() > 1:
+        findings.append(surroundings.links(gpus()))
+    found, numbers = rates.measured(device, out) if speed else ([], {})
+    findings += [*found, *([surroundings.network()] if network else []), surroundings.cache(), surroundings.trackers()]
+    return findings, numbers
 
 
 def gpus() -> int:

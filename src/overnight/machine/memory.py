@@ -18,7 +18,7 @@ from overnight.loader import Numbers
 from overnight.machine.ledger import Ledger
 from overnight.machine.parts import told
 from overnight.machine.profiling import profiler
-from overnight.model import GPT
+from overnight.model import make_model
 from overnight.runs import RunFolder
 from overnight.training import Training, train_step
 
@@ -125,7 +125,7 @@ def _training(config: Config, device: torch.device, precision: Precision) -> Tra
     """A training with nothing behind it: no folder, no data, and no memory where tensors are fake."""
     recipe = config.recipe
     with device:
-        model = GPT(recipe.model, recipe.data.sequence_length)
+        model = make_model(recipe.model, recipe.data.sequence_length)
     optim.freeze(model, recipe.optim.frozen)
     model.recompute = config.machine.activation_checkpointing
     return Training(
