@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,7 +53,7 @@ def synthetic(config: Config, folder: Path) -> Mixture:
     """A dataset of tokens drawn at random, the same on every process, to read as any other."""
     recipe = config.recipe
     configuration.validate(config)  # before a step's tokens are taken for a size
-    ids = recipe.model.vocab_size or VOCABULARY.get(config.preset, GPT2_IDS)
+    ids = recipe.model.vocab_size or VOCABULARY.get(re.sub(r"-d\d+$", "", config.preset), GPT2_IDS)
     count = max(TOKENS, 2 * recipe.train.tokens_per_step) + recipe.data.sequence_length + 1
     dtype = "uint16" if ids <= 2**16 else "uint32"
     folder.mkdir()

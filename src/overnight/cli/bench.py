@@ -11,10 +11,11 @@ from typing import Annotated
 import tyro
 
 from overnight.cli.arguments import parse
-from overnight.cli.train import one_length, preset_name, read_config, switches
+from overnight.cli.train import one_length, preset_of, read_config, switches
 from overnight.config import Config, Machine, Recipe
 from overnight.errors import UserError
 from overnight.launching import is_worker, launch, processes_here
+from overnight.scaling import at_depth
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Arguments:
 
     preset: Annotated[str, tyro.conf.Positional] = "gpt2-124m"
     """A name that `overnight presets` lists, a TOML file, a run folder or its config.json, or module:function."""
+    depth: int | None = None
+    """Blocks of a modern model, as with train."""
     data: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
     """A dataset folder, or several with weights; else tokens drawn at random."""
     steps: int | None = None
@@ -42,9 +45,11 @@ class Arguments:
 
 def main(arguments: Sequence[str]) -> int:
     arguments = switches(arguments)
-    name = preset_name(arguments, Arguments, "bench")
+    name, depth = preset_of(arguments, Arguments, "bench")
     base, _ = read_config(name, "bench")
-    given = parse(Arguments, arguments, "bench", Arguments(name, recipe=base.recipe, machine=base.machine))
+    if depth is not None:
+        base = at_depth(base, depth)
+    given = parse(Arguments, arguments, "bench", Arguments(name, depth, recipe=base.recipe, machine=base.machine))
     if given.steps is not None and given.steps < 1:
         raise UserError(f"bench: --steps {given.steps}: it must be 1 or more")
     config = dataclasses.replace(base, recipe=one_length(base.recipe, given.recipe), machine=given.machine)

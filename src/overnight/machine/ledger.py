@@ -18,9 +18,9 @@ AS_LARGE_AGAIN = {torch.ops.aten.logsumexp.default}  # on their way these hold a
 class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of a device's tensors from the operation that makes them until nobody holds them any more.
 
-    It works on tensors with memory and on fake ones, which have none. What an operation takes and gives back on its
-    way is seen of `AS_LARGE_AGAIN` only. A tensor counts for the part that was said with `enter` when it was made, or
-    later with `label`. torch has such a mode (`torch.distributed._tools.mem_tracker`), which knows other parts.
+    It works on tensors with memory and on fake ones, which have none. Of what an operation takes and gives back on its
+    way only the large and well-known is counted. A tensor counts for the part that was said with `enter` when it was
+    made, or later with `label`. torch has a mode of this kind, which knows other parts (`_tools.mem_tracker`).
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -52,13 +52,26 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         found = func(*args, **(kwargs or {}))
         # autocast's copies of weights live until its context ends, and longer for the backward pass
         copied = func is torch.ops.aten._to_copy.default and self.part_of(args[0]) == "parameters"
-        if func in AS_LARGE_AGAIN and args[0].device.type == self.device.type:
-            self._count(self.part, args[0].nbytes)
-            self._count(self.part, -args[0].nbytes)
+        taken = self._on_the_way(func, args)
+        self._count(self.part, taken)
+        self._count(self.part, -taken)
         for tensor in tree_leaves(found):
             if isinstance(tensor, Tensor) and self.part_of(tensor) is None:
                 self._add(tensor, "copies" if copied else self.part)
         return found
+
+    def _on_the_way(self, func: Any, args: Any) -> int:
+        """Bytes that an operation takes and gives back, of those that are known to."""
+        tensors = [value for value in args if isinstance(value, Tensor) and value.device.type == self.device.type]
+        if func in AS_LARGE_AGAIN:
+            return sum(tensor.nbytes for tensor in tensors)
+        if self.device.type != "cpu" or torch.Tag.pointwise not in func.tags:
+            return 0
+        floats = [tensor for tensor in tensors if tensor.dim() and tensor.is_floating_point()]
+        widest = max((tensor.itemsize for tensor in floats), default=0)
+        return sum(
+            tensor.numel() * widest for tensor in floats if tensor.itemsize < widest
+        )  # a CPU converts them whole
 
     def _add(self, tensor: Tensor, part: str) -> None:
         if tensor.device.type != self.device.type:
