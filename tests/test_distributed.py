@@ -16,10 +16,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from overnight import generate
-from overnight.config import Parallel, Recipe
+from overnight.config import ModelConfig, Parallel, Recipe
 from overnight.distributed import World, current_world, joined, whole
 from overnight.errors import UserError
-from overnight.model import weights
+from overnight.model import MODELS, LanguageModel, initialise, load_weights, make_model, weights
 from overnight.optim import make_optimizer
 from overnight.parallel import buckets, exchange
 from overnight.training import Training, restore, save, train, train_step
@@ -120,6 +120,11 @@ def everything(world: World, folder: Path) -> None:
         with exchanged() as sizes:
             ours = two_steps_are_those_of_one_process(world, folder / f"step{micro_batch}", micro_batch)
         assert sum(sizes) == 2 * sum(p.numel() for p in ours.model.parameters())  # each gradient once a step
+    plain = replace(TINY.model, vocab_size=65)
+    modern = replace(plain, block="modern", bias=False, activation="relu2")
+    assert {plain.block, modern.block} == MODELS.keys()
+    for config in (plain, modern):
+        parts_are_filled_with_the_same_bits(world, config)
     parts_are_the_whole(world, folder / "fsdp", "fsdp")
     a_full_device_is_everybodys(world, folder / "full")
 
@@ -153,6 +158,25 @@ def two_steps_are_those_of_one_process(
         for name, expected in gradients(alone).items():
             torch.testing.assert_close(gradients(ours)[name], expected, rtol=1e-4, atol=1e-6, msg=name)
     return ours
+
+
+def parts_are_filled_with_the_same_bits(world: World, config: ModelConfig) -> None:
+    """A model that was never whole on any process: drawn for a seed, then loaded from what rank 0 alone has."""
+    expected, other = (initialise(make_model(config, 8), seed) for seed in (5, 6))
+    with torch.device("meta"):
+        ours = make_model(config, 8)
+    assert not list(ours.buffers())  # nothing would fill them
+    exchange(ours, world, torch.device("cpu"), "fp32", "fsdp", lambda: initialise(ours, 5))
+    assert sum(map(whole_part, ours.parameters())) < sum(p.numel() for p in ours.parameters())
+    assert_same(ours, expected)
+    others = {name: tensor if world.rank == 0 else tensor * 0 for name, tensor in weights(other).items()}
+    load_weights(ours, others, "rank 0", from_first=True)
+    assert_same(ours, other)
+
+
+def assert_same(parts: LanguageModel, expected: LanguageModel) -> None:
+    for (name, ours), theirs in zip(parts.named_parameters(), expected.parameters(), strict=True):
+        assert torch.equal(whole(ours.detach()), theirs), name
 
 
 def parts_are_the_whole(world: World, folder: Path, sharded: Parallel) -> None:

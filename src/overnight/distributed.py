@@ -112,15 +112,17 @@ def own_part(tensor: Tensor) -> Tensor:
     return part
 
 
-def placed(value: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor on the device of another, and in parts where that one is; all ranks have the same one."""
+def placed(value: Tensor, like: Tensor, from_first: bool = False) -> Tensor:
+    """A whole tensor on the device of another, and in parts where that one is; all ranks have the same one, or with
+    `from_first` get their parts of rank 0's, whatever theirs holds."""
     if not hasattr(like, "full_tensor"):
         return value.to(like.device)
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     target = cast(DTensor, like)
     moved = value.to(target.device)
-    return distribute_tensor(moved, target.device_mesh, target.placements, src_data_rank=None)
+    source = 0 if from_first else None
+    return distribute_tensor(moved, target.device_mesh, target.placements, src_data_rank=source)
 
 
 def kept(tensors: dict[str, Tensor], keep: bool, copies: dict[str, Tensor] | None = None) -> dict[str, Tensor]:

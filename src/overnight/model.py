@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from overnight.attention import Cache, attend
 from overnight.config import ModelConfig
-from overnight.distributed import placed
+from overnight.distributed import placed, whole
 from overnight.errors import UserError, suggestion
 from overnight.loss import capped, linear_cross_entropy, token_cross_entropy
 from overnight.plugins import imported, require_trust
@@ -113,7 +113,8 @@ class LanguageModel(nn.Module):
         raise NotImplementedError
 
     def reset(self, generator: torch.Generator) -> None:
-        """Fills all parameters but padding, drawing on the CPU, in the order of the parameters."""
+        """Fills all parameters but padding, drawing on the CPU, in the order of the parameters; with `fill`, since
+        of each this process may have a part."""
         raise NotImplementedError
 
     def placed(self, tokens: Tensor, cache: Cache | None, positions: Tensor | None) -> Tensor:
@@ -190,7 +191,7 @@ class GPT(LanguageModel):
             if parameter.dim() >= 2:
                 deviation = residual if name.endswith("c_proj.weight") else 0.02
                 drawn = torch.empty(parameter.shape).normal_(0.0, deviation, generator=generator)
-                parameter.copy_(drawn)
+                fill(parameter, drawn)
             else:
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
 
@@ -217,8 +218,15 @@ def initialise(model: LanguageModel, seed: int) -> LanguageModel:
         model.reset(torch.Generator().manual_seed(seed))
         for name, parameter in model.named_parameters():
             if name.startswith(model.VOCABULARY):
-                parameter[model.n_vocab :] = 0.0
+                table = whole(parameter.detach())
+                table[model.n_vocab :] = 0.0
+                fill(parameter, table)
     return model
+
+
+def fill(parameter: Tensor, value: Tensor) -> None:
+    """Gives a parameter its value, which is whole; where a process has a part, that of rank 0's value."""
+    parameter.detach().copy_(placed(value, parameter.detach(), from_first=True))
 
 
 def weights(model: LanguageModel) -> dict[str, Tensor]:
@@ -229,14 +237,15 @@ def weights(model: LanguageModel) -> dict[str, Tensor]:
     }
 
 
-def load_weights(model: LanguageModel, named: dict[str, Tensor], where: str) -> None:
-    """Copies what `weights` gave into a model; what `check_weights` refuses is a UserError."""
+def load_weights(model: LanguageModel, named: dict[str, Tensor], where: str, from_first: bool = False) -> None:
+    """Copies what `weights` gave into a model; what `check_weights` refuses is a UserError. With `from_first` it is
+    what rank 0 has, where the model is in parts."""
     check_weights(model, named, where)
     for name, parameter in model.named_parameters():
         value = named[name]
         if name.startswith(model.VOCABULARY):
             value = F.pad(value, (0, 0, 0, len(parameter) - model.n_vocab))
-        parameter.detach().copy_(placed(value, parameter.detach()))
+        parameter.detach().copy_(placed(value, parameter.detach(), from_first))
 
 
 def check_weights(model: LanguageModel, named: dict[str, Tensor], where: str) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from overnight.attention import Cache, attend
 from overnight.config import ModelConfig
 from overnight.errors import UserError
-from overnight.model import LanguageModel
+from overnight.model import LanguageModel, fill
 
 ROTARY_BASE = 10_000.0
 SHARPNESS = 1.35  # of attention: queries and keys have unit size, so their products are small
@@ -171,11 +171,11 @@ class Modern(LanguageModel):
         bound = (3 / self.config.n_embd) ** 0.5
         for name, parameter in self.named_parameters():
             if name.startswith(("wte.", "values.")):
-                parameter.copy_(torch.empty(parameter.shape).normal_(generator=generator))
+                fill(parameter, torch.empty(parameter.shape).normal_(generator=generator))
             elif name.endswith(("c_attn.weight", "c_fc.weight")):
-                parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
+                fill(parameter, torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
             elif name.endswith("_mix"):
-                parameter.copy_(torch.tensor([1.0, 0.0]))
+                fill(parameter, torch.tensor([1.0, 0.0]))
             else:
                 parameter.zero_()
 

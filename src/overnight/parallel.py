@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
@@ -69,7 +69,13 @@ class Shards(Exchange):
     separable = False
 
     def __init__(
-        self, model: LanguageModel, world: World, device: torch.device, precision: Precision, nodes: bool
+        self,
+        model: LanguageModel,
+        world: World,
+        device: torch.device,
+        precision: Precision,
+        nodes: bool,
+        fill: Callable[[], object],
     ) -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -86,6 +92,9 @@ class Shards(Exchange):
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)  # losses are divided by the global batch: sums, not means
                 module.set_force_sum_reduction_for_comms(True)
+        if next(model.parameters()).is_meta:
+            model.to_empty(device=device)
+            fill()
         self.model: FSDPModule = cast(FSDPModule, model)
         with torch.no_grad(), self.evaluating():  # the first call has to be that of the whole model
             model(torch.zeros(1, 1, dtype=torch.int64, device=device))
@@ -101,13 +110,21 @@ class Shards(Exchange):
 
 
 def exchange(
-    model: LanguageModel, world: World, device: torch.device, precision: Precision, sharded: Parallel | None
+    model: LanguageModel,
+    world: World,
+    device: torch.device,
+    precision: Precision,
+    sharded: Parallel | None,
+    fill: Callable[[], object] = lambda: None,
 ) -> Exchange:
     """Prepares the model for the processes of a world; `sharded` says how it is cut, if it is. All of them go on with
-    the weights of rank 0."""
+    the weights of rank 0. One to be cut may be without memory (on the device `meta`): then each process gets memory for
+    its part alone, and `fill` gives that its values."""
     if world.size == 1:
         return Exchange()
     for parameter in model.parameters():
+        if parameter.is_meta:
+            continue
         if parameter.device.type == device.type:
             dist.broadcast(parameter.detach(), src=0)
         else:  # it waits in main memory until it is cut
@@ -116,7 +133,7 @@ def exchange(
             parameter.detach().copy_(moved)
     if sharded is None:
         return Replicas(model)
-    return Shards(model, world, device, precision, nodes=sharded == "hsdp")
+    return Shards(model, world, device, precision, nodes=sharded == "hsdp", fill=fill)
 
 
 def buckets(tensors: Sequence[Tensor], limit: int = BUCKET) -> Iterator[list[Tensor]]:

@@ -12,7 +12,7 @@ import torch
 
 from overnight import checkpoint, optim, parallel
 from overnight import config as configuration
-from overnight.config import Config
+from overnight.config import Config, Recipe
 from overnight.console import Console
 from overnight.data.dataset import Manifest, open_shards
 from overnight.data.mixture import Mixture
@@ -25,7 +25,7 @@ from overnight.loader import Dataset, TokenDataset, TokenStream
 from overnight.machine import device as machine
 from overnight.machine import settle
 from overnight.mixing import MixedDataset
-from overnight.model import LanguageModel, initialise, load_weights, make_model
+from overnight.model import MODELS, LanguageModel, initialise, load_weights, make_model, weights
 from overnight.origins import Origins
 from overnight.pretrained import Pretrained
 from overnight.runs import RunFolder, datasets_of, read_lines
@@ -96,21 +96,29 @@ def build_training(
         }
     )
     dataset, length = open_dataset(config, data), recipe.data.sequence_length
-    model = initialise(make_model(recipe.model, length), recipe.seed)
-    if initial is not None and at == 0:
-        _load_initial(model, folder, initial)
-    optim.freeze(model, recipe.optim.frozen)
-    model.recompute = config.machine.activation_checkpointing
+    model = _without_memory(recipe)
     settler = settle.Settler(folder, device, at, console.line, world)
     settle.threads(settler, config.machine.threads)
     settler.sharded = settle.sharded(settler, config.machine.parallel, model)
+    if not settler.sharded or recipe.model.block not in MODELS:  # another's model may not know how to be in parts
+        model = initialise(make_model(recipe.model, length), recipe.seed)
+        if initial is not None and at == 0:
+            _load_initial(model, recipe, folder, initial)
+    optim.freeze(model, recipe.optim.frozen)
+    model.recompute = config.machine.activation_checkpointing
     if not settler.sharded:
         _to_device(model, device)
     share = world.share(recipe.train.tokens_per_step // length)
     precision = settle.precision(settler, config.machine.precision, model, share)
     micro_batch = settle.micro_batch(settler, config.machine.micro_batch, model, precision, share)
     forward = settle.compile_forward(settler, config.machine, model, precision, micro_batch)
-    exchange = parallel.exchange(model, world, device, precision, settler.sharded)
+
+    def fill() -> None:
+        initialise(model, recipe.seed)
+        if at == 0 and world.any(initial is not None):
+            _load_initial(model, recipe, folder, initial)
+
+    exchange = parallel.exchange(model, world, device, precision, settler.sharded, fill)
     training = Training(
         config=config,
         folder=folder,
@@ -220,8 +228,19 @@ def _to_device(model: LanguageModel, device: torch.device) -> None:
         ) from None
 
 
-def _load_initial(model: LanguageModel, folder: RunFolder, initial: Pretrained) -> None:
-    """Loads the weights that the run starts from; which they were is a decision."""
+def _without_memory(recipe: Recipe) -> LanguageModel:
+    """The recipe's model on the device `meta`: names and shapes."""
+    with torch.device("meta"):
+        return make_model(recipe.model, recipe.data.sequence_length)
+
+
+def _load_initial(model: LanguageModel, recipe: Recipe, folder: RunFolder, initial: Pretrained | None) -> None:
+    """Loads the weights that the run starts from; which they were is a decision. Where the model is in parts every rank
+    calls it, and those without `initial` get theirs from rank 0."""
+    if initial is None:
+        shapes = weights(_without_memory(recipe)).items()
+        load_weights(model, {name: torch.empty(shape.shape) for name, shape in shapes}, "rank 0", from_first=True)
+        return
     decided = folder.decided("init_from", 0)
     if decided is None:
         folder.decide(0, "init_from", initial.identity, f"{initial.where}, as it was when this run began")
@@ -232,7 +251,7 @@ def _load_initial(model: LanguageModel, folder: RunFolder, initial: Pretrained) 
     tensors = dict(initial.tensors)
     if "wpe.weight" in tensors:  # learned for longer sequences, maybe
         tensors["wpe.weight"] = tensors["wpe.weight"][: model.block_size]
-    load_weights(model, tensors, initial.where)
+    load_weights(model, tensors, initial.where, from_first=True)
 
 
 def _refuse_changed_decisions(folder: RunFolder) -> None:
