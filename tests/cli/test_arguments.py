@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overnight.cli.arguments import flags, parse
+from overnight.cli.prepare import Arguments as PrepareArguments
 from overnight.cli.train import Arguments as TrainArguments
 from overnight.config import Machine, Observe, Recipe
 from overnight.errors import UserError
@@ -111,9 +112,13 @@ def test_a_far_off_word_gets_no_suggestion() -> None:
     assert "did you mean" not in refused("--zzzzzz", "1")
 
 
-def test_a_missing_positional_is_named() -> None:
-    with pytest.raises(UserError, match=r"(?i)^make: missing.*Where to.*see `overnight make --help`$"):
+def test_what_is_missing_is_named_without_its_help() -> None:
+    with pytest.raises(UserError, match=r"^make: PATH is missing; see `overnight make --help`$"):
         parse(Arguments, [], "make")
+    with pytest.raises(UserError, match=r"^prepare: SOURCE and --out DIR are missing; see `overnight prepare --help`$"):
+        parse(PrepareArguments, [], "prepare")
+    with pytest.raises(UserError, match=r"^train: PRESET is missing"):
+        parse(TrainArguments, [], "train")
 
 
 @given(text=st.text(min_size=1, max_size=12))

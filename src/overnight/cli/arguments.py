@@ -78,7 +78,10 @@ def flags(cls: type, prefix: str = "--") -> list[str]:
 
 
 def _one_line(box: str) -> str:
-    """The message inside tyro's box: what stands above its first rule."""
+    """The message inside tyro's box: what stands above its first rule. Of what is missing, only the names."""
+    above = box.partition("│ ─")[0]
+    if "Missing from" in above and (missing := re.findall(r"^│ {5}(\S.*?) *│$", above, re.MULTILINE)):
+        return f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
     lines: list[str] = []
     for line in box.splitlines():
         text = line.strip("│╭╮╰╯ ")

@@ -21,9 +21,9 @@ class Arguments:
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run; gpt2, gpt2-medium, gpt2-large or gpt2-xl; another GPT-2 of the hub (OWNER/NAME); a folder in transformers'
     format; nanoGPT's ckpt.pt; build-nanogpt's model_*.pt; llm.c's .bin checkpoint."""
-    to: str
+    to: Annotated[str, tyro.conf.arg(metavar="FORMAT")]
     """hf (transformers), nanogpt, llm.c, gguf (llama.cpp)."""
-    out: Path
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """The folder to write."""
     checkpoint: str = "best"
     """Of a run: best, last, or a step."""

@@ -19,7 +19,7 @@ from overnight.runs import RunFolder
 class Arguments:
     """Ask the process that trains a run to write a checkpoint and end; wait until it has."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run folder."""
     timeout: float = 600.0
     """Seconds to wait."""

@@ -45,7 +45,7 @@ class Arguments:
     with the same command.
     """
 
-    preset: Annotated[str, tyro.conf.Positional]
+    preset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET")]
     """A name that `overnight presets` lists, a TOML file, a run folder or its config.json, or module:function."""
     data: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
     """The dataset folder, from `overnight prepare`; or several with weights: DIR:0.7,DIR:0.3."""
