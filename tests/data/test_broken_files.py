@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,13 +50,7 @@ ROWS = b'{"text": "fine"}\n' * 3
 BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "invalid UTF-8": ("bad.txt", raw(b"hello \xff"), r"bad.txt: not UTF-8 at byte 6"),
     "invalid UTF-8 after a BOM": ("bad.txt", raw(b"\xef\xbb\xbfhello \xff"), r"bad.txt: not UTF-8 at byte 9"),
-    "empty": ("bad.txt", raw(b""), "bad.txt: the file is empty"),
-    "empty but for a BOM": ("bad.txt", raw(b"\xef\xbb\xbf"), "bad.txt: the file is empty"),
-    "empty gzip": ("bad.txt.gz", raw(gzip.compress(b"")), "bad.txt.gz: the file is empty"),
-    "empty jsonl": ("bad.jsonl", raw(b""), "bad.jsonl: the file is empty"),
-    "blank jsonl": ("bad.jsonl", raw(b"\n\n"), "bad.jsonl: the file is empty"),
     "empty parquet": ("bad.parquet", raw(b""), "bad.parquet: the file is empty"),
-    "no rows": ("bad.parquet", lambda path: write_parquet(path, []), "bad.parquet: the file has no rows"),
     "not parquet": ("bad.parquet", raw(b"PAR1 nonsense PAR1"), "bad.parquet: not a parquet file"),
     "no such column": ("bad.parquet", bad_column, "bad.parquet: no column 'text'; its columns: id, body"),
     "a column of numbers": ("bad.parquet", number_column, "bad.parquet: the column 'text' is not text but int64"),
@@ -78,6 +73,44 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "truncated zstd": ("bad.txt.zst", raw(zstandard.compress(ROWS * 99)[:-9]), r"bad.txt.zst: .*ends too early"),
     "not zstd": ("bad.txt.zst", raw(b"hello, this is no zstd"), r"bad.txt.zst: .*zstd data is broken"),
 }
+
+EMPTY: dict[str, Callable[[Path], object]] = {
+    "none.txt": raw(b""),
+    "bom.md": raw(b"\xef\xbb\xbf"),
+    "packed.txt.gz": raw(gzip.compress(b"")),
+    "none.txt.zst": raw(b""),
+    "none.jsonl": raw(b""),
+    "blank.jsonl": raw(b"\n\n"),
+    "no rows.parquet": lambda path: write_parquet(path, []),
+}
+
+
+@pytest.mark.parametrize("position", [True, False], ids=["position", "hash"])
+def test_empty_files_are_passed_over_and_counted(tmp_path: Path, position: bool) -> None:
+    (tmp_path / "in").mkdir()
+    write_jsonl(tmp_path / "in" / "good.jsonl", GOOD[:3] if position else GOOD)
+    prepare(FilesSource([str(tmp_path / "in")]), tmp_path / "without", PrepareOptions(workers=1))
+    for name, write in EMPTY.items():
+        write(tmp_path / "in" / name)
+    done = overnight("prepare", "files", tmp_path / "in", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "passed over 7 empty files: blank.jsonl, bom.md, no rows.parquet, ..." in done.stdout
+    (source,) = Manifest.read(tmp_path / "out").sources
+    assert (source["empty_files"], source["skipped"]) == (7, 0)
+    assert "8 files" in (shown := overnight("data", tmp_path / "out").stdout) and "7 of them empty" in shown
+    assert Manifest.read(tmp_path / "out").fingerprint == Manifest.read(tmp_path / "without").fingerprint
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_a_source_of_empty_files_alone(tmp_path: Path, name: str) -> None:
+    EMPTY[name](tmp_path / name)
+    for options in (PrepareOptions(), PrepareOptions(min_chars=3)):
+        with pytest.raises(UserError, match=f"^there is no text in {re.escape(str(tmp_path / name))}$"):
+            prepare(FilesSource([str(tmp_path / name)]), tmp_path / "out", options)
+    (tmp_path / "more").mkdir()
+    EMPTY["none.txt"](tmp_path / "more" / "none.txt")
+    with pytest.raises(UserError, match=f"^there is no text in {re.escape(str(tmp_path))}$"):
+        prepare(FilesSource([str(tmp_path)]), tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", BROKEN)

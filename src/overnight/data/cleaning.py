@@ -66,13 +66,18 @@ class Cleaning:
     def kept(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
         return (piece for piece in pieces if self.reason(piece) is None)
 
-    def nothing_left(self, documents: int, why: Counter[str]) -> UserError:
-        """For a source without text, or of which all text was left out, so many documents for each reason."""
+    def told(self, why: Counter[str]) -> str:
+        """How many documents were left out, for each reason; empty where none were."""
         told = [f"{why[SHORT]:,} have fewer characters than --min-chars {self.min_chars}"] if why[SHORT] else []
         told += [f"{why[LONG]:,} have more than --max-chars {self.max_chars}"] if why[LONG] else []
-        if not told:
-            return UserError("there is no text in the source: every document is empty")
-        return UserError(f"no text is left of {documents:,} documents: " + " and ".join(told))
+        told += [f"{why[COPY]:,} are copies"] if why[COPY] else []
+        return " and ".join(told)
+
+    def nothing_left(self, where: str, documents: int, why: Counter[str]) -> UserError:
+        """For a source without text, or of which all text was left out, so many documents for each reason."""
+        if why[SHORT] or why[LONG]:
+            return UserError(f"no text is left of {documents:,} documents: {self.told(why)}")
+        return UserError(f"there is no text in {where}" + (": every document is empty" if documents else ""))
 
 
 @dataclass
@@ -82,17 +87,19 @@ class Judged:
     left_out: list[Range] = field(default_factory=list)
     documents: int = 0
     characters: int = 0
+    why: Counter[str] = field(default_factory=Counter)
+    """How many documents were left out, for each reason."""
 
 
 def judge(
     pieces: Iterable[Piece], cleaning: Cleaning, length: Callable[[Piece], int] | None = None, limit: int | None = None
 ) -> Judged:
-    """Reads whole documents and says which pieces are left out; UserError where nothing is kept.
+    """Reads whole documents and says which pieces are left out.
 
     With `limit`, only as far as so many tokens reach, where `length` counts those of a piece: copies count,
     documents of the wrong length do not.
     """
-    found, why, tokens = Judged(), Counter[str](), 0
+    found, tokens = Judged(), 0
     seen: set[bytes] = set()
     for whole in _documents(pieces, length if limit is not None else None):
         reason = cleaning.by_length(whole.characters)
@@ -104,14 +111,12 @@ def judge(
             found.documents += 1
             found.characters += whole.characters
         else:
+            found.why[reason] += 1
             for part, start, stop, _ in whole.ranges:
                 _append(found.left_out, (part, start, stop, reason))
-        why[reason or ""] += 1
         tokens += whole.tokens if reason in (None, COPY) else 0
         if limit is not None and tokens >= limit:
             break
-    if found.characters == 0:
-        raise cleaning.nothing_left(why.total(), why)
     return found
 
 

@@ -51,6 +51,8 @@ def description(manifest: Manifest, statistics: list[str], samples: list[dict[st
         facts += [f"{source.get('files', 0):,} files", size(source.get("bytes", 0))]
         if source.get("skipped"):
             facts.append(f"{source['skipped']:,} bad skipped")
+        if source.get("empty_files"):
+            facts.append(f"{source['empty_files']:,} of them empty")
         lines.append(f"  {source.get('name')}: " + ", ".join(str(fact) for fact in facts if fact))
     lines += ["", "settings"]
     shown = {name: value for name, value in manifest.settings.items() if value is not None and name not in HIDDEN}

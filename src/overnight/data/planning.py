@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -24,6 +26,7 @@ from overnight.tokenizers import Tokenizer, dtype_for, load, needs_texts, train
 
 WORK = ".work"
 PLAN, PARTS = "plan.json", "part-*"  # in there
+LOOKED_AT = 10**9  # bytes of text of a remote source: where hardly any of it is kept, no more is fetched
 ALL_OF_IT = 4 * 10**9  # bytes of a remote source that are fetched to learn its characters, and no more
 
 
@@ -42,6 +45,11 @@ class Request:
         self.parts: list[Part] = self.source.parts()
         self.settings = requested(self.source, self.parts, self.options)
         self.described = self.source.describe()
+
+    @property
+    def where(self) -> str:
+        """The source in words: the file or folder, or its name."""
+        return str(getattr(self.source, "where", f"the source '{self.described['name']}'"))
 
     @property
     def text_bytes(self) -> int:
@@ -179,12 +187,15 @@ def _surveyed(request: Request, say: Progress) -> tuple[Survey, Tokenizer]:
             f"--tokenizer chars has to read the whole source first, which is {size(request.text_bytes)} to fetch; "
             f"above {size(ALL_OF_IT)} take another tokenizer, such as bpe:8192"
         )
+    most = LOOKED_AT if isinstance(request.source, RemoteSource) else math.inf
     if held_out is None:
-        found = survey(request.documents(), fraction, seed, cleaning)
+        found = survey(request.documents(), fraction, seed, cleaning, most)
     else:  # a look for the density of tokens alone: the rows decide, never the position
         found = replace(survey(request.documents(), 0.5, seed, cleaning), by_position=False)
     if found.by_position and cleaning.wanted:
-        cleaning = _judged(found, judge(request.documents(), cleaning), cleaning)
+        cleaning = _judged(request, found, judge(request.documents(), cleaning), cleaning)
+    if found.characters == 0:
+        raise cleaning.nothing_left(request.where, found.documents, Counter())
     if training:
         say.line(f"making the tokenizer {options.tokenizer}")
     texts: Iterator[str]
@@ -200,12 +211,14 @@ def _surveyed(request: Request, say: Progress) -> tuple[Survey, Tokenizer]:
         found = survey(limited, fraction, seed, cleaning)
         if found.by_position and cleaning.wanted:
             count = partial(_length, tokenizer)
-            _judged(found, judge(request.documents(), cleaning, count, options.limit_tokens), cleaning)
+            _judged(request, found, judge(request.documents(), cleaning, count, options.limit_tokens), cleaning)
     return found, tokenizer
 
 
-def _judged(found: Survey, kept: Judged, cleaning: Cleaning) -> Cleaning:
-    """What is kept of a source that is split by position, written into `found`."""
+def _judged(request: Request, found: Survey, kept: Judged, cleaning: Cleaning) -> Cleaning:
+    """What is kept of a source that is split by position, written into `found`; UserError where that is nothing."""
+    if kept.characters == 0:
+        raise cleaning.nothing_left(request.where, kept.documents + kept.why.total(), kept.why)
     found.left_out, found.documents, found.characters = kept.left_out, kept.documents, kept.characters
     return replace(cleaning, left_out=tuple(kept.left_out))
 

@@ -164,6 +164,10 @@ def _task(request: Request, plan: Plan, tokenizer: Tokenizer, dtype: str) -> Tas
 
 
 def _tell_skipped(kept: Sequence[Spill], say: Progress) -> None:
+    if empty := sum(spill.contents.empty for spill in kept):
+        names = [name for spill in kept for name in spill.contents.empty_files][:EXAMPLES]
+        such_as = ", ".join(names) + (", ..." if empty > len(names) else "")
+        say.line(f"passed over {empty:,} empty {'file' if empty == 1 else 'files'}: {such_as}")
     if skipped := sum(spill.contents.skipped for spill in kept):
         examples = [example for spill in kept for example in spill.contents.examples][:EXAMPLES]
         say.line(f"skipped {skipped:,} that could not be read, such as:")
@@ -200,7 +204,13 @@ def _written(
         tokenizer=described,
         dtype=output.dtype,
         splits={split: splits[split] for split in SPLITS},
-        sources=[{**request.described, "skipped": sum(spill.contents.skipped for spill in kept)}],
+        sources=[
+            {
+                **request.described,
+                "skipped": sum(part.skipped for part in parts),
+                "empty_files": sum(part.empty for part in parts),
+            }
+        ],
         settings=plan.full_settings(),
         totals=totals,
         fingerprint=fingerprint(described, output.dtype, splits),

@@ -41,6 +41,9 @@ class Contents:
     skipped: int = 0
     examples: list[str] = field(default_factory=list)
     """The first few of what was skipped, and why."""
+    empty: int = 0
+    empty_files: list[str] = field(default_factory=list)
+    """The first few of the files without text."""
     too_short: int = 0
     too_long: int = 0
     copies: int = 0

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from overnight.data.cleaning import Cleaning, Piece, Range
+from overnight.data.cleaning import COPY, Cleaning, Piece, Range
 from overnight.data.heldout import HeldOut
 from overnight.data.merge import hash_threshold, split_position
+from overnight.data.sizes import size
 from overnight.data.sources import Part, Source
 from overnight.data.spill import Contents
 from overnight.data.tokenizing import readable, text_key
+from overnight.errors import UserError
 
 if TYPE_CHECKING:
     from overnight.tokenizers import Tokenizer
@@ -43,20 +46,32 @@ def read_all(source: Source, parts: Iterable[tuple[int, Part]], skip_bad: bool) 
             yield Piece(index, number, document, data)
 
 
-def survey(pieces: Iterable[Piece], fraction: float, seed: int, cleaning: Cleaning) -> Survey:
+def survey(
+    pieces: Iterable[Piece], fraction: float, seed: int, cleaning: Cleaning, most: float = math.inf
+) -> Survey:
     """Reads on until there are enough documents and the hash has put one on each side, or to the end.
 
     By position are split fewer than FEW documents, and those of which the hash would leave a side empty. Where some
-    are to be left out, the caller has those that are split by position judged as a whole.
+    are to be left out, the caller has those that are split by position judged as a whole, and it is a UserError
+    if `most` bytes of text have fewer than FEW that are kept.
     """
     found, threshold = Survey(), hash_threshold(fraction)
     sides: set[bool] = set()
     different: set[object] = set()
+    read, why = 0, Counter[str]()
     for piece in pieces:
         text = piece.document.text
-        if cleaning.by_length(len(text)) is not None:
+        read += len(piece.data)
+        if read >= most and cleaning.wanted and len(different) < FEW:
+            raise UserError(
+                f"of the first {size(read)} of text hardly a document is kept: {cleaning.told(why)}; "
+                "leave out less, or fetch the files yourself for `overnight prepare files`"
+            )
+        if (reason := cleaning.by_length(len(text))) is not None:
+            why[reason] += 1
             continue
         key = text_key(piece.data, seed)
+        why[COPY] += cleaning.dedup and key in different
         sides.add(key[0] < threshold)
         if len(different) < FEW and not piece.document.continues:
             different.add(key if cleaning.dedup else found.documents)
@@ -65,8 +80,6 @@ def survey(pieces: Iterable[Piece], fraction: float, seed: int, cleaning: Cleani
         if len(different) == FEW and len(sides) == 2:
             found.by_position = False
             break
-    if found.characters == 0 and not cleaning.wanted:
-        raise cleaning.nothing_left(found.documents, Counter())
     return found
 
 

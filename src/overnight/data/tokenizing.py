@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from overnight.data.cleaning import LONG, SHORT, Cleaning, Piece
 from overnight.data.heldout import HeldOut
-from overnight.data.sources import Bad, Document, Part, Source
+from overnight.data.sources import Bad, Document, Empty, Part, Source
 from overnight.data.spill import Contents, Spill, SpillWriter, Tokenized
 from overnight.errors import UserError
 from overnight.tokenizers import repair
@@ -20,7 +20,7 @@ from overnight.tokenizers import repair
 if TYPE_CHECKING:
     from overnight.tokenizers import Tokenizer
 
-EXAMPLES = 3  # of what was skipped, kept to be shown
+EXAMPLES = 3  # of what was skipped or is empty, kept to be shown
 TICK = 0.2  # seconds between two reports of progress
 Tick = Callable[[int, int], None]  # (bytes of text, tokens) since the last call
 Read = tuple[Document, bytes]  # with its text as UTF-8
@@ -88,10 +88,17 @@ def text_key(data: bytes, seed: int) -> tuple[int, int]:
 
 
 def readable(found: Iterable[Document | Bad], skip_bad: bool, contents: Contents) -> Iterator[Read]:
-    """Documents with their UTF-8 bytes; what is bad raises UserError or, with `skip_bad`, is counted in `contents`."""
+    """Documents with their UTF-8 bytes; what is bad raises UserError or, with `skip_bad`, is counted in `contents`.
+
+    Empty files are counted, too, and nothing else.
+    """
     for document in found:
         if isinstance(document, Document):
             yield _encoded(document)
+            continue
+        if isinstance(document, Empty):
+            contents.empty += 1
+            contents.empty_files += [document.file][: EXAMPLES - len(contents.empty_files)]
             continue
         if not skip_bad:
             raise UserError(f"{document}; put it right, or leave it out with --skip-bad")

@@ -11,7 +11,7 @@ from overnight.data.formats import stamp, suffixes
 from overnight.data.formats.compression import BLOCK, Damaged, blocks, expected_size, lines
 from overnight.data.formats.limits import LARGEST, document, listed, too_large
 from overnight.data.formats.text import BOM
-from overnight.data.sources import Bad, Document, Span
+from overnight.data.sources import Bad, Document, Empty, Span
 
 
 class JsonlFormat:
@@ -23,7 +23,7 @@ class JsonlFormat:
     def spans(self, path: Path, file: str, target: int) -> list[Span]:
         size, mark = path.stat().st_size, stamp(path)
         if size == 0:
-            return [Span(file, 0, 0, 0, stamp=mark, bad="the file is empty")]
+            return [Span(file, 0, 0, 0, stamp=mark)]
         if suffixes(path.name)[1]:
             return [Span(file, 0, -1, expected_size(path), stamp=mark)]
         if size <= target:
@@ -47,7 +47,7 @@ class JsonlFormat:
                     yield self._document(content, span.file, row)
                 row += 1
             if empty and span.start == 0 and (span.stop < 0 or span.stop == path.stat().st_size):
-                yield Bad(span.file, "the file is empty")
+                yield Empty(span.file)
         except Damaged as damage:
             yield Bad(span.file, f"row {row} (line {row + 1}): {damage}")
 

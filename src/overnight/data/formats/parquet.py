@@ -28,7 +28,7 @@ from overnight.data.formats.parquet_columns import (
 )
 from overnight.data.formats.parquet_pages import rows_at_a_time, walk
 from overnight.data.formats.thrift import Malformed
-from overnight.data.sources import Bad, Document, Span
+from overnight.data.sources import Bad, Document, Empty, Span
 from overnight.errors import UserError
 
 ROWS = 128  # decoded at a time
@@ -52,10 +52,7 @@ class ParquetFormat:
             footer(path)  # before Arrow reads it
             with _opened(path) as content:
                 chunks = text_chunks(path, mark, text_column(content, self.field))
-            spans = _ranges(chunks, file, mark, max(target, SMALLEST))
-            if not spans:
-                raise Malformed("the file has no rows")
-            return spans
+            return _ranges(chunks, file, mark, max(target, SMALLEST)) or [Span(file, 0, 0, 0, stamp=mark)]
         except Malformed as problem:
             reason = str(problem)
         except BROKEN as error:
@@ -64,6 +61,9 @@ class ParquetFormat:
 
     def read(self, path: Path, span: Span) -> Iterator[Document | Bad]:
         row = span.start
+        if span.stop == 0:
+            yield Empty(span.file, "the file has no rows")
+            return
         try:
             with _opened(path) as content:
                 for row, value in self._rows(path, content, span):

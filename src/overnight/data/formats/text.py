@@ -9,7 +9,7 @@ from typing import IO
 
 from overnight.data.formats import stamp, suffixes
 from overnight.data.formats.compression import Damaged, blocks, expected_size
-from overnight.data.sources import Bad, Document, Span
+from overnight.data.sources import Bad, Document, Empty, Span
 
 PIECE_BYTES = 16 * 2**20
 PIECES_RULE = (
@@ -37,7 +37,7 @@ class TextFormat:
     def spans(self, path: Path, file: str, target: int) -> list[Span]:
         size, mark = path.stat().st_size, stamp(path)
         if size == 0:
-            return [Span(file, 0, 0, 0, stamp=mark, bad="the file is empty")]
+            return [Span(file, 0, 1, 0, stamp=mark)]
         if suffixes(path.name)[1]:  # compressed: only readable from its beginning
             return [Span(file, 0, -1, expected_size(path), stamp=mark)]
         count = -(-size // self.piece)
@@ -56,7 +56,7 @@ class TextFormat:
                     yield _document(text, span.file, number, offset + len(piece) - len(text))
                 number += 1
             if empty:
-                yield Bad(span.file, "the file is empty")
+                yield Empty(span.file)
         except Damaged as damage:
             yield Bad(span.file, str(damage))
 

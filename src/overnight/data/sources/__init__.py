@@ -52,6 +52,13 @@ class Bad:
 
 
 @dataclass(frozen=True, slots=True)
+class Empty(Bad):
+    """Stands in the place of a file without any text: passed over and counted, always."""
+
+    reason: str = "the file is empty"
+
+
+@dataclass(frozen=True, slots=True)
 class Span:
     """A file, or a range of it, in the unit of the file's format: bytes, rows or pieces; `stop` is exclusive."""
 

@@ -14,6 +14,8 @@ from overnight.data.formats.text import PIECE_BYTES, PIECES_RULE
 from overnight.data.sources import Bad, Document, Part, group, part_size
 from overnight.errors import UserError
 
+SHOWN = 3  # names in a note
+
 
 class FilesSource:
     """The files that were named, in that order, and of each folder the files with a known suffix, sorted.
@@ -24,7 +26,7 @@ class FilesSource:
     def __init__(self, paths: list[str], text_field: str = "text", piece_bytes: int = PIECE_BYTES) -> None:
         if not paths:
             raise UserError("name the files, folders or globs: `overnight prepare files my_texts/ --out DIR`")
-        found, passed_over = _find(paths)
+        found, passed_over, repeated = _find(paths)
         if not found:
             more = f" ({passed_over} files have other suffixes; name them to take them as text)"
             where = paths[0] if len(paths) == 1 else f"the {len(paths)} paths given"
@@ -36,10 +38,18 @@ class FilesSource:
         self.files = [path.relative_to(self.root).as_posix() for path in found]
         self.text_field, self.piece_bytes = text_field, piece_bytes
         self.notes: list[str] = []
+        if repeated:
+            names = ", ".join(map(str, repeated[:SHOWN])) + ", ..." * (len(repeated) > SHOWN)
+            self.notes.append(f"named more than once, taken once: {names}")
         if passed_over:
             self.notes.append(
                 f"{passed_over:,} files in the folders have other suffixes than {', '.join(KNOWN)}: passed over"
             )
+
+    @property
+    def where(self) -> str:
+        """The file, or the deepest folder with all of them."""
+        return str(self.root / self.files[0] if len(self.files) == 1 else self.root)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -88,9 +98,9 @@ class FilesSource:
         }
 
 
-def _find(paths: list[str]) -> tuple[list[Path], int]:
-    """The files, absolute, each once; and how many files in folders have no known suffix."""
-    found: dict[Path, None] = {}  # a set that keeps its order
+def _find(paths: list[str]) -> tuple[list[Path], int, list[Path]]:
+    """The files, absolute, each once; how many files in folders have no known suffix; and what was named again."""
+    found: dict[Path, int] = {}  # how often it was named
     passed_over = 0
     for given in paths:
         matches = _matches(given)
@@ -99,11 +109,11 @@ def _find(paths: list[str]) -> tuple[list[Path], int]:
                 files = list(_walk(path))
                 known = [file for file in files if is_known(file.name)]
                 passed_over += len(files) - len(known)
-                found |= dict.fromkeys(known)
+                found |= {file: found.get(file, 0) + 1 for file in known}
             elif path.is_file():
                 if suffixes(path.name)[0] == ".parquet" and not is_known(path.name):
                     raise UserError(f"{path}: parquet files are compressed inside; decompress it first")
-                found[path] = None
+                found[path] = found.get(path, 0) + 1
             else:
                 raise UserError(f"{path} is neither a file nor a folder")
     for path in found:
@@ -111,7 +121,7 @@ def _find(paths: list[str]) -> tuple[list[Path], int]:
             str(path).encode()
         except UnicodeEncodeError:
             raise UserError(f"{os.fsencode(path)!r}: the name of this file is not UTF-8; rename it") from None
-    return list(found), passed_over
+    return list(found), passed_over, [path for path, count in found.items() if count > 1]
 
 
 def _matches(given: str) -> list[Path]:
