@@ -1,4 +1,4 @@
-"""Compares batches with those of build-nanogpt's and nanoGPT's own loaders, on token files that their own scripts wrote.
+"""Compares batches with those of build-nanogpt's and nanoGPT's loaders, on token files that their own scripts wrote.
 
     pip install datasets tqdm
     python scripts/peers_batches.py FILE.parquet --nanogpt DIR --build-nanogpt DIR

@@ -309,7 +309,7 @@ def test_what_stays_is_one_line(
     hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: dict[str, str], name: str
 ) -> None:
     monkeypatch.setenv("OVERNIGHT_HUB_PATIENCE", "0.8")
-    monkeypatch.setattr("overnight.data.sources.hub_api.ENOUGH", 1000)
+    monkeypatch.setattr("overnight.network.patience.ENOUGH", 1000)
     change, told = LASTING[name]
     state = (hub.fault, dict(hub.commits), dict(hub.branches[REPO]))
     change(hub)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 from overnight.data.sources import Part, RemoteSource
-from overnight.data.sources.patience import Stopped
 from overnight.data.spill import Spill
+from overnight.network.patience import Stopped
 
 AHEAD = 2  # files that wait on the disk, beside those in work; of small ones more
 SMALL = 64 * 2**20  # bytes: as long as those that wait are fewer, another one is fetched
@@ -30,6 +30,9 @@ class Local:
         return True
 
     def spilled(self, number: int, spill: Spill) -> None: ...
+
+    def gone(self) -> int:
+        return 0
 
     def __enter__(self) -> Local:
         return self
@@ -102,6 +105,11 @@ class Fetching:
                 return False
             self.begun |= files
             return True
+
+    def gone(self) -> int:
+        """Files that are done with and were deleted."""
+        absent = self.source.absent()
+        return sum(file in absent and self._done(file) for file in self.files)
 
     def spilled(self, number: int, spill: Spill) -> None:
         """A part is done."""

@@ -153,15 +153,15 @@ class Plan:
         return {**self.settings, "split": rule[0], "split_rule": rule[1]}
 
 
-def requested(source: Source, parts: Sequence[Part], options: PrepareOptions) -> Json:
-    """The settings as they go into the manifest, with the defaults filled in."""
+def requested(source: Source, text: int, options: PrepareOptions) -> Json:
+    """The settings as they go into the manifest, with the defaults for so many bytes of text filled in."""
     fraction = NANOGPT_FRACTION if options.val == NANOGPT else options.val_fraction
     return {
         "tokenizer": options.made.name if options.made else options.tokenizer,
         "val": options.val,
         "seed": options.seed,
         "shard_tokens": options.shard_tokens,
-        "val_fraction": default_fraction(sum(part.size for part in parts)) if fraction is None else fraction,
+        "val_fraction": default_fraction(text) if fraction is None else fraction,
         "val_tokens": options.val_tokens,
         "limit_tokens": options.limit_tokens,
         "skip_bad": options.skip_bad,

@@ -42,9 +42,15 @@ class Request:
     def __post_init__(self) -> None:
         if isinstance(self.source, RemoteSource):
             self.source.attach(self.out, self.options.keep_raw)
-        self.parts: list[Part] = self.source.parts()
-        self.settings = requested(self.source, self.parts, self.options)
+        known = getattr(self.source, "bytes", None) if (self.out / NAME).exists() else None
+        text = sum(part.size for part in self.parts) if known is None else known
+        self.settings = requested(self.source, text, self.options)
         self.described = self.source.describe()
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """The source's; where a folder is complete, nobody has to be asked for them."""
+        return self.source.parts()
 
     @property
     def where(self) -> str:

@@ -58,7 +58,9 @@ def prepare(
                 manifest = request.complete() or _made(request, engine, say)
                 shutil.rmtree(out / WORK)
         else:
-            say.line(f"{out} is complete already, with these settings: nothing to do")
+            unkept = options.keep_raw and isinstance(source, RemoteSource) and not source.held()
+            missing = "; what was downloaded was not kept" if unkept else ""
+            say.line(f"{out} is complete already, with these settings: nothing to do{missing}")
         return manifest
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -101,6 +103,8 @@ def _made(request: Request, engine: Engine, say: Progress) -> Manifest:
         (sum(contents.bytes for contents in before), sum(contents.tokens for contents in before)),
     )
     supply = _supply(request, plan, gathering, engine, meter)
+    if request.options.keep_raw and (gone := supply.gone()):
+        say.line(f"{gone:,} files were tokenized before --keep-raw was given: they are not in {request.out / 'raw'}")
     with supply:
         kept = gathering.tokenize(engine, meter.tick, supply)
         ordered = gathering.split_by_position(kept, plan.fraction) if plan.by_position else None
@@ -113,7 +117,7 @@ def _made(request: Request, engine: Engine, say: Progress) -> Manifest:
         splits, left_out = merge_bins(kept, plan.bits, plan.fraction, output, tick)
     manifest = _written(request, plan, output, kept, splits, left_out)
     _tell_skipped(kept, say)
-    downloads = taken(source.raw) if isinstance(source, RemoteSource) else 0
+    downloads = source.held() if isinstance(source, RemoteSource) else 0
     say.line(f"disk: {size(taken(request.out) - downloads)} at the peak, {size(plan.disk)} predicted")
     say.line(f"done in {duration(time.monotonic() - started)}")
     return manifest

@@ -46,9 +46,7 @@ def read_all(source: Source, parts: Iterable[tuple[int, Part]], skip_bad: bool) 
             yield Piece(index, number, document, data)
 
 
-def survey(
-    pieces: Iterable[Piece], fraction: float, seed: int, cleaning: Cleaning, most: float = math.inf
-) -> Survey:
+def survey(pieces: Iterable[Piece], fraction: float, seed: int, cleaning: Cleaning, most: float = math.inf) -> Survey:
     """Reads on until there are enough documents and the hash has put one on each side, or to the end.
 
     By position are split fewer than FEW documents, and those of which the hash would leave a side empty. Where some

@@ -12,14 +12,14 @@ from overnight.data.formats import is_known, suffixes
 from overnight.data.formats.compression import Damaged, blocks, lines
 from overnight.data.formats.limits import printable
 from overnight.data.formats.text import BOM
+from overnight.data.hub.finding import CONVERTED, find, find_converted
 from overnight.data.lock import locked
 from overnight.data.sizes import size
-from overnight.data.sources import web
-from overnight.data.sources.hub_api import Hub
-from overnight.data.sources.hub_finding import CONVERTED, find, find_converted
-from overnight.data.sources.shakespeare import cache_folder
 from overnight.errors import UserError
 from overnight.files import PARTIAL, sync
+from overnight.network import web
+from overnight.network.hub import Hub
+from overnight.network.web import cache_folder
 
 LARGEST = 2**28  # bytes of a file at an address
 Say = Callable[[str], None]

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from overnight.data.lock import locked
 from overnight.data.sizes import size
-from overnight.data.sources.hub_api import Hub, Unreachable, has_hash
-from overnight.data.sources.hub_listing import RemoteFile
-from overnight.data.sources.shakespeare import cache_folder
 from overnight.errors import UserError
 from overnight.exchange.huggingface import PICKLED, SHARDED, SINGLE, shards
 from overnight.exchange.tokenizer_reading import FILES
 from overnight.files import PARTIAL, write_atomic
+from overnight.network.hub import Hub, Unreachable
+from overnight.network.remote_files import RemoteFile, has_hash
+from overnight.network.web import cache_folder
 
 BESIDE = ("config.json", *FILES)
 

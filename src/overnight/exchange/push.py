@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from overnight.data.sources.patience import http_library
 from overnight.errors import UserError
+from overnight.network.patience import http_library
 
 
 def check(repo: str) -> None:

@@ -91,7 +91,8 @@ class Source(Protocol):
     """Text in parts. A source is pickled and sent to the workers: it holds names, not open files.
 
     One whose parts have to be fetched from elsewhere says so with an attribute `local = False`: then no more than the
-    first is read before the work begins.
+    first is read before the work begins. One that knows its bytes of text without `parts` has an attribute `bytes`: a
+    complete folder is then known again without them.
     """
 
     @property
@@ -122,8 +123,6 @@ class RemoteSource(ABC):
 
     local = False
     traffic: Traffic
-    raw: Path
-    """The folder with what was downloaded."""
 
     @abstractmethod
     def attach(self, out: Path, keep_raw: bool) -> None:
@@ -152,6 +151,10 @@ class RemoteSource(ABC):
     @abstractmethod
     def absent(self) -> dict[str, int]:
         """The same without the files that are on this machine already."""
+
+    @abstractmethod
+    def held(self) -> int:
+        """Bytes of downloaded files in the dataset folder."""
 
     @abstractmethod
     def text_per_byte(self) -> float:

@@ -7,12 +7,10 @@ alone, as shares of files: they do not depend on what was downloaded when.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +19,16 @@ from overnight.data.dataset import Manifest
 from overnight.data.formats import format_of, suffixes
 from overnight.data.formats.parquet_columns import FOOTER, MAGIC
 from overnight.data.formats.text import PIECE_BYTES, PIECES_RULE
+from overnight.data.hub.files import LocalFiles, read_json
+from overnight.data.hub.finding import Listing, find, find_again
 from overnight.data.lock import locked
 from overnight.data.meter import Traffic
 from overnight.data.sizes import size
 from overnight.data.sources import Bad, Document, Part, RemoteSource, Span, group, part_size
-from overnight.data.sources.hub_api import Hub, has_hash, within
-from overnight.data.sources.hub_finding import Listing, find, find_converted
-from overnight.data.sources.hub_listing import RemoteFile
 from overnight.errors import UserError
 from overnight.files import write_json
+from overnight.network.hub import Hub
+from overnight.network.remote_files import RemoteFile, within
 
 NAMED = {  # source: its repository, and the configuration where none is asked for
     "fineweb-edu": ("HuggingFaceFW/fineweb-edu", "sample-10BT"),
@@ -39,6 +38,7 @@ NAMED = {  # source: its repository, and the configuration where none is asked f
 PREFIX = "hub:"
 END = 2**16  # bytes at the end of a parquet file that are asked for first
 CONNECTIONS = 8  # for requests that are small
+DESCRIBED = {"name", "repo", "config", "split", "revision", "converted", "licence", "files", "bytes", "listing"}
 
 
 class HubSource(RemoteSource):
@@ -63,11 +63,11 @@ class HubSource(RemoteSource):
             raise UserError(f"'{name}' names no dataset; write {PREFIX}OWNER/NAME")
         self.config, self.split, self.asked = config or default, split or "train", revision
         self.text_field, self.piece_bytes = text_field, piece_bytes
-        self.raw = self.home = Path()
-        self.keep_raw = False
+        self.files = LocalFiles(Path(), False, text_field)
         self.traffic = Traffic()
         self.hub = Hub(self.repo)
         self._listing: Listing | None = None
+        self._made: dict[str, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process: without connections, and with nobody who is shown progress."""
@@ -79,10 +79,16 @@ class HubSource(RemoteSource):
 
     @property
     def listing(self) -> Listing:
-        """What the hub has; asked for when it is first needed."""
-        if self._listing is None:
+        """What the hub has; asked for when it is first needed, at the commit of a complete folder."""
+        if self._listing is None and self._made is not None:
+            self._listing = find_again(self.hub, self._made)
+        elif self._listing is None:
             self._listing = find(self.hub, self.config, self.split, self.asked)
         return self._listing
+
+    @property
+    def bytes(self) -> int:
+        return int(self.describe()["bytes"])
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -101,31 +107,29 @@ class HubSource(RemoteSource):
         return [f"{what}: {len(here.files):,} files, {size(here.bytes)}", *here.notes]
 
     def attach(self, out: Path, keep_raw: bool) -> None:
-        """Downloads go to OUT/raw to be kept, or OUT/.work/raw. What was begun or made there fixes the commit."""
+        """What was begun or made there fixes the commit.
+
+        Of a folder that is complete the hub is not asked: its manifest says what `describe` does.
+        """
         out = out.absolute()  # tasks of a cluster run in another folder
-        self.home, self.keep_raw = out / ".work" / "hub", keep_raw
-        self.raw = out / "raw" if keep_raw else out / ".work" / "raw"
-        kept = _read(self._pin)
-        if kept is not None and kept["asked"] == self._identity():
-            files = within([RemoteFile(**file) for file in kept["listing"].pop("files")], str(self._pin))
-            self._listing = Listing(files=files, **kept["listing"])
+        self.files = LocalFiles(out, keep_raw, self.text_field)
+        begun = read_json(self._pin)
+        if begun is not None and begun["asked"] == self._identity():
+            files = within([RemoteFile(**file) for file in begun["listing"].pop("files")], str(self._pin))
+            self._listing = Listing(files=files, **begun["listing"])
         elif (out / MANIFEST).exists():
             made = Manifest.read(out)
             settings, source = made.settings, made.sources[0] if made.sources else {}
             asked = (source.get("name"), source.get("split"), settings.get("config"), settings.get("revision"))
-            if asked == (self.name, self.split, self.config, self.asked):
-                again = find_converted if source.get("converted") else find
-                found = again(self.hub, source.get("config"), self.split, str(source.get("revision")))
-                self._listing = replace(found, licence=source.get("licence"))
+            if asked == (self.name, self.split, self.config, self.asked) and source.keys() >= DESCRIBED:
+                self._made = {name: source[name] for name in DESCRIBED}
 
     def begin(self) -> None:
         """Keeps the commit and the listing for a prepare that goes on after a kill."""
-        if (_read(self._pin) or {}).get("asked") == self._identity():
+        if (read_json(self._pin) or {}).get("asked") == self._identity():
             return
-        # what was noted about files of other content, or the content itself, must not pass for this one's
-        for folder in (self.home, self.home.with_name("raw")):
-            shutil.rmtree(folder, ignore_errors=True)
-        self.home.mkdir(parents=True, exist_ok=True)
+        self.files.forget()
+        self.files.notes.mkdir(parents=True, exist_ok=True)
         write_json(self._pin, {"asked": self._identity(), "listing": asdict(self.listing)})
 
     def parts(self) -> list[Part]:
@@ -152,6 +156,8 @@ class HubSource(RemoteSource):
                     raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
 
     def describe(self) -> dict[str, Any]:
+        if self._made is not None:
+            return self._made
         digest = hashlib.sha256()
         for file in self.listing.files:
             digest.update(f"{file.path}\n{file.size}\n{file.hash}\n".encode())
@@ -173,22 +179,20 @@ class HubSource(RemoteSource):
     def fetch(self, name: str) -> tuple[Path, list[Span]]:
         """Where a file lies on this machine, and its spans; downloads it, or waits for who does already."""
         file = self._file(name)
-        if (here := self._arrived(file)) is not None:
+        if (here := self.files.arrived(file, self._cached(file))) is not None:
             return here
-        with locked(self._beside(file, ".lock"), None):
-            if (here := self._arrived(file)) is not None:
+        with locked(self.files.beside(file, ".lock"), None):
+            if (here := self.files.arrived(file, self._cached(file))) is not None:
                 return here
-            path = self._checked(file)
+            path = self.files.whole(file, self._cached(file)) or self._downloaded(file)
             target = max(1, file.size // max(1, file.size // part_size(self.listing.bytes)))
             spans = format_of(name, self.text_field, self.piece_bytes).spans(path, name, target)
-            content = {"text_field": self.text_field, "hash": file.hash, "spans": [asdict(span) for span in spans]}
-            write_json(self._beside(file, ".json"), content)
+            self.files.note(file, path, spans)
             return path, spans
 
     def release(self, name: str) -> None:
-        """The file is not needed any more: deleted, unless it is to be kept or belongs to the hub's cache."""
-        if not self.keep_raw:
-            (self.raw / name).unlink(missing_ok=True)
+        """The file is not needed any more: deleted, unless it is or was to be kept, or belongs to the hub's cache."""
+        self.files.release(name)
 
     def stop(self) -> None:
         """Ends the downloads that other threads are in."""
@@ -200,32 +204,36 @@ class HubSource(RemoteSource):
 
     def absent(self) -> dict[str, int]:
         """The same without the files that are on this machine already."""
-        return {file.path: file.size for file in self.listing.files if self._here(file) is None}
+        return {file.path: file.size for file in self.listing.files if not self.files.is_here(file, self._cached(file))}
+
+    def held(self) -> int:
+        """Bytes of downloaded files in the dataset folder."""
+        return self.files.held()
 
     def text_per_byte(self) -> float:
         """Bytes of text in a byte of a file: as in the first file that came, 1 before that."""
         for file in self.listing.files:
-            if (spans := self._spans(file)) and (text := sum(span.size for span in spans)):
+            if text := self.files.text(file):
                 return text / max(1, file.size)
         return 1.0
 
     def rows(self) -> dict[str, int]:
         """Rows of each file, in the source's order, from the end of the parquet files; UserError for another format."""
-        kept = self.home / "rows.json"
-        if (known := _read(kept)) is not None:
+        kept = self.files.notes / "rows.json"
+        if (known := read_json(kept)) is not None:
             return dict(known)
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             counts = list(pool.map(self._rows, self.listing.files))
         rows = {file.path: count for file, count in zip(self.listing.files, counts, strict=True)}
-        self.home.mkdir(parents=True, exist_ok=True)
+        self.files.notes.mkdir(parents=True, exist_ok=True)
         write_json(kept, rows)
         return rows
 
     def _rows(self, file: RemoteFile) -> int:
         from overnight.data.formats.parquet import count_rows
 
-        arrived = self._arrived(file)
-        path = arrived[0] if arrived else self.hub.cached(self.listing.revision, file.path)
+        arrived = self.files.arrived(file, self._cached(file))
+        path = arrived[0] if arrived else self._cached(file)
         if path is not None or suffixes(file.path)[0] != ".parquet":
             return count_rows(file.path, path or b"")
         end = self.hub.content(self.listing.revision, file.path, min(END, file.size))
@@ -234,12 +242,9 @@ class HubSource(RemoteSource):
             end = self.hub.content(self.listing.revision, file.path, length + 8)
         return count_rows(file.path, end[-8 - length : -8] if end.endswith(MAGIC) else b"")
 
-    def _checked(self, file: RemoteFile) -> Path:
-        """The file with the right content: kept before, in the hub's cache, or downloaded now."""
-        path, partial = self.raw / file.path, self._beside(file, ".incomplete")
-        for there in (path, self.hub.cached(self.listing.revision, file.path)):
-            if there is not None and there.exists() and has_hash(there, file):
-                return there
+    def _downloaded(self, file: RemoteFile) -> Path:
+        """The file, fetched now."""
+        path, partial = self.files.own(file), self.files.beside(file, ".incomplete")
         before = partial.stat().st_size if partial.exists() else 0
         self.traffic.begin(file.path, file.size, before)
         self.hub.download(self.listing.revision, file, partial, self.traffic.tick)
@@ -247,39 +252,15 @@ class HubSource(RemoteSource):
         partial.replace(path)
         return path
 
-    def _arrived(self, file: RemoteFile) -> tuple[Path, list[Span]] | None:
-        path = self._here(file)
-        spans = None if path is None else self._spans(file)
-        return None if path is None or spans is None else (path, spans)
-
-    def _here(self, file: RemoteFile) -> Path | None:
-        path = self.raw / file.path
-        return path if path.exists() else self.hub.cached(self.listing.revision, file.path)
-
-    def _spans(self, file: RemoteFile) -> list[Span] | None:
-        """As they were found when the file came: that it is whole was checked then."""
-        kept = _read(self._beside(file, ".json"))
-        if kept is None or (kept["text_field"], kept["hash"]) != (self.text_field, file.hash):
-            return None
-        return [Span(**span) for span in kept["spans"]]
-
-    def _beside(self, file: RemoteFile, suffix: str) -> Path:
-        return self.home / f"{hashlib.sha256(file.path.encode()).hexdigest()[:16]}-{file.hash[:16]}{suffix}"
+    def _cached(self, file: RemoteFile) -> Path | None:
+        return self.hub.cached(self.listing.revision, file.path)
 
     def _file(self, name: str) -> RemoteFile:
         return next(file for file in self.listing.files if file.path == name)
 
     @property
     def _pin(self) -> Path:
-        return self.home / "source.json"
+        return self.files.notes / "source.json"
 
     def _identity(self) -> list[str | None]:
         return [self.repo, self.config, self.split, self.asked]
-
-
-def _read(path: Path) -> Any:
-    """A JSON file; None where there is none, or half of one."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from overnight.data.formats.text import TextFormat
-from overnight.data.sources import Bad, Document, Part, Span, web
+from overnight.data.sources import Bad, Document, Part, Span
 from overnight.errors import UserError
 from overnight.files import write_atomic
+from overnight.network import web
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 URL_VARIABLE = "OVERNIGHT_SHAKESPEARE_URL"  # of a mirror
@@ -26,9 +26,10 @@ class ShakespeareSource:
     def __init__(self, paths: list[str], text_field: str = "text") -> None:
         if paths:
             raise UserError(f"the source 'shakespeare' takes no paths; for files: `overnight prepare files {paths[0]}`")
+        self.bytes = SIZE
         self.settings: dict[str, Any] = {}
         self.notes: list[str] = []
-        self.path = cache_folder() / FILE
+        self.path = web.cache_folder() / FILE
 
     def parts(self) -> list[Part]:
         if not (self.path.exists() and _is_right(self.path.read_bytes())):
@@ -51,19 +52,13 @@ class ShakespeareSource:
         }
 
 
-def cache_folder() -> Path:
-    """Where downloads are kept."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "overnight"
-
-
 def _is_right(content: bytes) -> bool:
     return len(content) == SIZE and hashlib.sha256(content).hexdigest() == SHA256
 
 
 def _download(url: str) -> bytes:
     """The checked content; UserError where it cannot be had, or is something else."""
-    by_hand = "or get the file elsewhere and `overnight prepare files FILE`"
+    by_hand = "or get the file elsewhere: `overnight prepare files FILE --tokenizer chars --out DIR`"
     try:
         content = web.get(url, SIZE + 1)
     except UserError as error:

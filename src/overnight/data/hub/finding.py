@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from overnight.data.sources.hub_api import Hub
-from overnight.data.sources.hub_listing import (
+from overnight.data.hub.listing import (
     PARTIAL_SPLIT,
-    RemoteFile,
     by_card,
     by_folders,
     by_names,
@@ -18,6 +16,8 @@ from overnight.data.sources.hub_listing import (
     usable,
 )
 from overnight.errors import UserError
+from overnight.network.hub import Hub
+from overnight.network.remote_files import RemoteFile
 
 CONVERTED = "refs/convert/parquet"  # the branch with the hub's own conversion
 CARD = "README.md"
@@ -79,6 +79,13 @@ def find_converted(hub: Hub, config: str | None, split: str, revision: str) -> L
     if any(f"/{PARTIAL_SPLIT}" in file.path for file in choice.files):
         notes.append("the hub converted only the beginning of this split: the rest is not in it")
     return Listing(hub.repo, choice.config, split, commit, None, choice.files, converted=True, notes=notes)
+
+
+def find_again(hub: Hub, described: dict[str, Any]) -> Listing:
+    """What a manifest describes, at its commit."""
+    again = find_converted if described["converted"] else find
+    found = again(hub, described["config"], described["split"], described["revision"])
+    return replace(found, licence=described["licence"])
 
 
 def _card(hub: Hub, commit: str, files: list[RemoteFile]) -> dict[str, Any]:

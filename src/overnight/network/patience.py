@@ -16,6 +16,9 @@ VARIABLE = "OVERNIGHT_HUB_PATIENCE"
 SECONDS = 300.0  # without any progress
 FIRST_CONTACT = 15.0  # of them, where the server was never reached: most likely there is no network
 FIRST, LONGEST = 1.0, 60.0  # seconds between two tries: doubled from one to the other
+SLOWEST = 1000  # bytes a second: what stays below it for SLOW seconds is dropped and asked for again
+SLOW = 60.0
+ENOUGH = 2**16  # bytes that count as progress
 BUSY = (408, 425, 429)  # and all from 500 on: the server may answer later
 Result = TypeVar("Result")
 
@@ -69,6 +72,29 @@ class Patience:
         self.failures += 1
         self.stop.wait(max(min(least, limit), min(pause, LONGEST)))
         self.check()
+
+
+class Watch:
+    """Over the bytes of one response: says that there is progress, and drops a trickle.
+
+    The first bytes are no progress, `again` of them: they were here before.
+    """
+
+    def __init__(self, patience: Patience, again: int) -> None:
+        self.patience, self.window = patience, min(SLOW, patience.limit / 5)
+        self.begun, self.bytes, self.counted = patience.now(), 0, -again
+
+    def arrived(self, count: int) -> None:
+        self.patience.check()
+        self.bytes += count
+        self.counted += count
+        if self.counted >= ENOUGH:
+            self.patience.progress()
+            self.counted = 0
+        if (now := self.patience.now()) - self.begun >= self.window:
+            if self.bytes < SLOWEST * (now - self.begun):
+                raise Interrupted(f"it sent {self.bytes:,} bytes in {now - self.begun:.0f} seconds")
+            self.begun, self.bytes = now, 0
 
 
 def http_library() -> ModuleType:

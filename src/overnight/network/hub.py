@@ -5,24 +5,19 @@ HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE hold as they do there.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
-import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from overnight.data.sources.hub_listing import RemoteFile
-from overnight.data.sources.patience import GaveUp, Interrupted, Patience, http_library, patiently, seconds
 from overnight.errors import UserError
 from overnight.files import sync
+from overnight.network.patience import GaveUp, Interrupted, Patience, Watch, http_library, patiently, seconds
+from overnight.network.remote_files import RemoteFile, has_hash, within
 
-SLOWEST = 1000  # bytes a second: what stays below it for SLOW seconds is dropped and asked for again
-SLOW = 60.0
-ENOUGH = 2**16  # bytes that count as progress
 Result = TypeVar("Result")
 Tick = Callable[[int], None]  # bytes that arrived
 
@@ -249,54 +244,6 @@ class Hub:
         if status == 404:
             return f"{self.host} has no {self.kind} {self.repo} that all may read (404); for a private one set HF_TOKEN"
         return f"{what}: {self.host} answers {status}; try again later"
-
-
-def within(files: list[RemoteFile], where: str) -> list[RemoteFile]:
-    """The files, as `where` lists them; UserError where a path leads out of the folder that they are fetched to."""
-    for file in files:
-        path = PurePosixPath(file.path)
-        if path.is_absolute() or ".." in path.parts or "\\" in file.path or _odd(file.path):
-            raise UserError(f"{where} lists {file.path!a}, no path within a repository: it is not to be trusted")
-    return files
-
-
-class Watch:
-    """Over the bytes of one response: says that there is progress, and drops a trickle.
-
-    The first bytes are no progress, `again` of them: they were here before.
-    """
-
-    def __init__(self, patience: Patience, again: int) -> None:
-        self.patience, self.window = patience, min(SLOW, patience.limit / 5)
-        self.begun, self.bytes, self.counted = patience.now(), 0, -again
-
-    def arrived(self, count: int) -> None:
-        self.patience.check()
-        self.bytes += count
-        self.counted += count
-        if self.counted >= ENOUGH:
-            self.patience.progress()
-            self.counted = 0
-        if (now := self.patience.now()) - self.begun >= self.window:
-            if self.bytes < SLOWEST * (now - self.begun):
-                raise Interrupted(f"it sent {self.bytes:,} bytes in {now - self.begun:.0f} seconds")
-            self.begun, self.bytes = now, 0
-
-
-def has_hash(path: Path, file: RemoteFile) -> bool:
-    """Whether a local file has the content that the hub lists."""
-    if path.stat().st_size != file.size:
-        return False
-    with path.open("rb") as content:
-        if len(file.hash) == 64:
-            return hashlib.file_digest(content, "sha256").hexdigest() == file.hash
-        begun = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)  # as git does it
-        return hashlib.file_digest(content, lambda: begun).hexdigest() == file.hash
-
-
-def _odd(path: str) -> bool:
-    """Whether a terminal or a file system could be misled by it: control characters, halves of surrogate pairs."""
-    return any(unicodedata.category(character) in ("Cc", "Cs") for character in path)
 
 
 def _timeout() -> float:

@@ -1,10 +1,12 @@
-"""A file at an address, its HTTP status checked."""
+"""A file at an address, its HTTP status checked; and where downloads are kept."""
 
 from __future__ import annotations
 
 import http.client
+import os
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 from overnight.errors import UserError
 
@@ -25,3 +27,9 @@ def get(url: str, most: int) -> bytes:
     if len(content) < min(told, most):  # no error of `read`
         raise UserError(f"{url} cannot be downloaded (it sent {len(content):,} of {told:,} bytes)")
     return content
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "overnight"

@@ -11,6 +11,7 @@ from typing import Any
 
 from overnight.data.formats import COMPRESSED, KNOWN, is_known, suffixes
 from overnight.errors import UserError, suggestion
+from overnight.network.remote_files import RemoteFile
 
 SPLITS = {  # the words by which names of files and folders tell their split, as in the `datasets` library
     "train": ("train", "training"),
@@ -20,16 +21,6 @@ SPLITS = {  # the words by which names of files and folders tell their split, as
 NOT_DATA = {"readme.md", "license.md", "license.txt", "requirements.txt", "changelog.md", "contributing.md"}
 PARTIAL_SPLIT = "partial-"  # the hub's conversion to parquet, where it took only the beginning of a split
 Configs = dict[str, dict[str, list[str]]]  # configuration: split: globs
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteFile:
-    """A file of a repository at one commit."""
-
-    path: str
-    size: int
-    hash: str
-    """SHA-256 (64 digits), or the SHA-1 that git gives to a file's content (40 digits)."""
 
 
 @dataclass(frozen=True)

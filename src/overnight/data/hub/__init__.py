@@ -1,0 +1,1 @@
+"""What a hub has of a dataset, and its files on this machine."""
