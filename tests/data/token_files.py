@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 from overnight.data.dataset import Manifest, open_shards
+from overnight.errors import UserError
 from overnight.loader import TokenStream
 from overnight.tokenizers import train
 
@@ -92,3 +94,12 @@ def stream(folder: Path, split: str = "train") -> TokenStream:
 def tokens(folder: Path, split: str = "train") -> list[int]:
     found = stream(folder, split)
     return found.read(0, found.length).tolist()
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(UserError) as error:
+        Manifest.read(folder)
+    message = str(error.value)
+    assert "\n" not in message
+    assert str(folder) in message
+    return message
