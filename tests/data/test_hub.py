@@ -156,6 +156,17 @@ def test_too_little_disk_is_said_before_anything_is_fetched(
     assert not hub.fetched()
 
 
+def test_where_hardly_a_document_is_long_enough_no_more_is_fetched(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("overnight.data.planning.LOOKED_AT", 10_000)
+    told = r"of the first 10.* kB of text hardly a document is kept: \d+ have fewer characters than --min-chars 99999; "
+    with pytest.raises(UserError, match=told):
+        made(tmp_path / "out", min_chars=99_999)
+    assert list(hub.fetched()) == ["sample/10BT/000_00000.parquet"]
+    made(tmp_path / "out", min_chars=100)
+
+
 # -- which files
 
 

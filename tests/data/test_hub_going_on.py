@@ -18,6 +18,7 @@ from corpora import contents, environment, texts
 from hub_corpus import DOCUMENTS, FILES, REPO, made, nth, parquet
 from hub_server import FakeHub, Fault, serving
 
+from overnight.data.meter import Quiet
 from overnight.data.prepare import PrepareOptions, prepare
 from overnight.data.sources import open_source
 from overnight.errors import UserError
@@ -39,6 +40,19 @@ def test_a_branch_that_moves_in_between(
     assert not any(seen.path.startswith("/api/") for seen in hub.seen)
     done = {name for name in before if name not in hub.fetched()}
     assert "sample/10BT/000_00000.parquet" in done  # what was spilled is not fetched again
+
+
+UNKEPT = "what was downloaded was not kept"
+
+
+class Said(Quiet):
+    """Keeps what the user is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def line(self, text: str = "") -> None:
+        self.lines.append(text)
 
 
 class Killed(Exception):
@@ -84,6 +98,46 @@ def test_what_is_refused_leaves_the_commit_as_it_was(
         made(out, f"hub:{REPO}", {"config": "sample-10BT"})
     hub.branches[REPO]["main"] = hub.branches[REPO]["v2"]
     assert made(out) == expected
+
+
+def test_a_complete_folder_needs_no_hub(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: dict[str, str]
+) -> None:
+    made(tmp_path / "out")
+    hub.seen.clear()
+    assert made(tmp_path / "out") == expected and not hub.seen
+    with pytest.raises(UserError, match="--seed 1, there 0"):
+        made(tmp_path / "out", seed=1)
+    assert not hub.seen
+    said = Said()
+    prepare(open_source("fineweb-edu"), tmp_path / "out", PrepareOptions(keep_raw=True), said)
+    assert said.lines == [f"{tmp_path / 'out'} is complete already, with these settings: nothing to do; " + UNKEPT]
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_files_are_kept_from_when_it_is_asked_for_until_it_is_not(
+    hub: FakeHub, tmp_path: Path, expected: dict[str, str], first: bool
+) -> None:
+    out, names = tmp_path / "out", {f"sample/10BT/{number:03d}_00000.parquet" for number in range(FILES)}
+    killed(out, "overnight.data.planning.estimate", keep_raw=first)  # one file is here, and none tokenized
+    here = set(hub.fetched())
+    hub.seen.clear()
+    found = made(out, keep_raw=not first)
+    assert len(here) == 1 and set(hub.fetched()) == names - here
+    kept = {name.removeprefix("raw/") for name in found if name.startswith("raw/")}
+    assert kept == (here if first else names)
+    assert {name: digest for name, digest in found.items() if not name.startswith("raw/")} == expected
+
+
+def test_what_was_tokenized_before_it_was_to_be_kept_is_told(
+    hub: FakeHub, tmp_path: Path, expected: dict[str, str]
+) -> None:
+    killed(tmp_path / "out", "overnight.data.prepare.merge_bins")
+    hub.seen.clear()
+    said = Said()
+    prepare(open_source("fineweb-edu"), tmp_path / "out", PrepareOptions(workers=1, keep_raw=True), said)
+    assert f"{FILES} files were tokenized before --keep-raw was given: they are not in" in "\n".join(said.lines)
+    assert contents(tmp_path / "out") == expected and not hub.fetched()
 
 
 def test_a_manifest_that_says_too_little_is_one_line(hub: FakeHub, tmp_path: Path, expected: dict[str, str]) -> None:

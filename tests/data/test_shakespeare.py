@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,9 @@ def test_shakespeare_is_downloaded_once(tmp_path: Path, mirror: dict[str, object
     manifest = prepare(open_source("shakespeare"), tmp_path / "one", PrepareOptions(tokenizer="chars"))
     assert [manifest.splits[split]["tokens"] for split in ("train", "val")] == [1350, 150]
     mirror["status"] = 500
+    shutil.move(tmp_path / "cache", tmp_path / "away")
+    assert prepare(open_source("shakespeare"), tmp_path / "one", PrepareOptions(tokenizer="chars")) == manifest
+    shutil.move(tmp_path / "away", tmp_path / "cache")
     assert prepare(open_source("shakespeare"), tmp_path / "two", PrepareOptions(tokenizer="chars")) is not None
     mirror["status"] = 200
     (tmp_path / "cache/overnight/tinyshakespeare.txt").write_text("spoiled")
@@ -70,7 +74,7 @@ def test_a_bad_download_is_not_kept(
     mirror |= reply
     with pytest.raises(UserError, match=told) as caught:
         prepare(open_source("shakespeare"), tmp_path / "out")
-    assert "overnight prepare files FILE" in str(caught.value) and "\n" not in str(caught.value)
+    assert "overnight prepare files FILE --tokenizer chars" in str(caught.value) and "\n" not in str(caught.value)
     assert list(tmp_path.rglob("*.txt")) == [] and not (tmp_path / "out").exists()
 
 
