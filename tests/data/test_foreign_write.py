@@ -246,10 +246,23 @@ def test_what_fails_in_the_middle_leaves_nothing(own: Path, tmp_path: Path, erro
 
 
 def test_the_command(own: Path, tmp_path: Path, overnight: Overnight) -> None:
-    assert "2 files for nanogpt" in overnight("data", own, "--to", "nanogpt", "--out", tmp_path / "out").stdout
+    to = ("--to", "nanogpt", "--out", tmp_path / "out")
+    assert "2 files for nanogpt" in overnight("data", own, *to).stdout
     for flags in (("--to", "nanogpt"), ("--out", tmp_path / "x")):
         assert "go together" in overnight("data", own, *flags, check=False).stderr
     assert "gguf" in overnight("data", own, "--to", "gguf", "--out", tmp_path / "x", check=False).stderr
+    assert "in a command of its own" in overnight("data", own, *to, "--json", check=False).stderr
+
+
+def test_checked_before_it_is_written(tmp_path: Path, own: Path, overnight: Overnight) -> None:
+    damaged = shutil.copytree(own, tmp_path / "damaged")
+    out = ("--to", "nanogpt", "--check", "--out", tmp_path / "out")
+    shard = damaged / "train_000001.npy"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"\0")
+    assert str(shard.name) in overnight("data", damaged, *out, check=False).stderr
+    assert not (tmp_path / "out").exists()
+    done = overnight("data", own, *out).stdout
+    assert "files are what was written" in done and "2 files for nanogpt" in done
 
 
 def test_memory_does_not_grow_with_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

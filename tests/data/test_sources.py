@@ -201,3 +201,12 @@ def test_own_datasets_and_odd_names(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     Path(os.fsdecode(b"caf\xe9.txt")).write_text("x")
     with pytest.raises(UserError, match="not UTF-8; rename it"):
         FilesSource(["."])
+
+
+def test_a_file_that_is_named_twice_is_taken_once_and_said(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", GOOD)
+    write_jsonl(tmp_path / "b.jsonl", GOOD)
+    source = FilesSource([str(tmp_path / "a.jsonl"), str(tmp_path), str(tmp_path / "." / "a.jsonl")])
+    assert source.files == ["a.jsonl", "b.jsonl"]
+    assert source.notes == [f"named more than once, taken once: {tmp_path / 'a.jsonl'}"]
+    assert FilesSource([str(tmp_path)]).notes == []

@@ -27,7 +27,7 @@ class Arguments:
     """What `overnight prepare` wrote, or token files of nanoGPT, build-nanogpt or llm.c."""
     check: bool = False
     """Compare every file with the hash that was written down for it; exit code 2 names the first that differs.
-    Other programs' files have none: their headers, sizes and ids are looked at."""
+    Other programs' files have none: their headers, sizes and ids are looked at. With --to, before it writes."""
     documents: Annotated[int, tyro.conf.arg(metavar="N")] = 3
     """How many random documents to show."""
     seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0
@@ -54,6 +54,8 @@ def main(arguments: Sequence[str]) -> int:
     given = parse(Arguments, arguments, "data")
     if (given.to is None) != (given.out is None):
         raise UserError("data: --to FORMAT and --out DIR go together")
+    if given.to is not None and (given.json or given.overlap):
+        raise UserError("data: --to writes files; ask for --json or --overlap in a command of its own")
     from overnight.console import Console
     from overnight.data.dataset import Manifest
     from overnight.data.inspect import check
@@ -61,14 +63,14 @@ def main(arguments: Sequence[str]) -> int:
     manifest = Manifest.read(given.folder)
     with Console() as console:
         tell = console.progress if console.live else lambda text: None
-        if given.to is not None and given.out is not None:
-            console.line(_write(manifest, given.to, given.out, tell))
-            return 0
         if given.check:
             files = check(manifest, lambda file: tell(f"reading {file}"))
             if not given.json:
                 console.line(f"{given.folder}: {_checked(manifest, files)}")
-                return 0
+        if given.to is not None and given.out is not None:
+            console.line(_write(manifest, given.to, given.out, tell))
+        if given.to is not None or (given.check and not given.json):
+            return 0
         if manifest.foreign:
             from overnight.data.foreign.measure import measured
 
