@@ -8,10 +8,14 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from overnight import cli
 from running import Overnight
+
+hypothesis.settings.register_profile("overnight", deadline=None)  # a machine that others use, too, is slow at times
+hypothesis.settings.load_profile("overnight")
 
 TINY = [  # one thread: small products gain nothing from more, and lose much where cores are shared
     *("--device", "cpu", "--threads", "1", "--precision", "fp32"),
