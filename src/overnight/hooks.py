@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from overnight import generate
 from overnight.bands import Look
@@ -86,10 +87,15 @@ class Validation:
         micro_batch = int(training.folder.decided("micro_batch", training.step))
         # without gradients far more fits; small batches would only waste time
         rows = max(micro_batch, EVAL_TOKENS // training.dataset.T) if training.device.type == "cpu" else micro_batch
+
+        def forward(inputs: Tensor, targets: Tensor) -> Tensor:
+            training.end_if_asked()
+            return training.forward(inputs, targets, per_token=True)
+
         training.model.eval()
         with autocast(training.device, training.precision):
             return mean_loss(
-                partial(training.forward, per_token=True),
+                forward,
                 stream,
                 training.dataset.T,
                 tokens,
@@ -118,7 +124,12 @@ class Task:
         if training.step == 0:  # it may take long, and nobody has seen it yet
             training.console.line(f"evaluating {self.evaluation.name} before the first step")
         scorer = partial(
-            score, training.model, device=training.device, precision=training.precision, world=training.world
+            score,
+            training.model,
+            device=training.device,
+            precision=training.precision,
+            world=training.world,
+            progress=lambda share: training.end_if_asked(),
         )
         found = self.evaluation(scorer, self.tokenizer, training.world)
         fields = {

@@ -34,7 +34,7 @@ def stop_signals(folder: RunFolder) -> Iterator[Callable[[], bool]]:
             return  # of several processes one speaks
         # not through the console: it may be in the middle of a line
         with suppress(OSError):
-            os.write(2, f"\n{asked[-1]}: ending after this step with a checkpoint (Ctrl-C again: at once)\n".encode())
+            os.write(2, f"\n{asked[-1]}: ending; what is trained is kept (Ctrl-C again: at once)\n".encode())
 
     def stop() -> bool:
         orphaned = "TORCHELASTIC_RUN_ID" in os.environ and os.getppid() != parent

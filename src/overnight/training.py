@@ -86,6 +86,11 @@ class Training:
     def tokens(self, step: int) -> int:
         return step * self.config.recipe.train.tokens_per_step
 
+    def end_if_asked(self) -> None:
+        """Raises Interrupted, on every rank, where the run is asked to end before its first step: nothing is lost."""
+        if self.step == 0 and self.world.any(self.stop()):
+            raise Interrupted
+
     def record(self, kind: str, step: int, fields: dict[str, Any], seconds: dict[str, Any] | None = None) -> None:
         """Writes a line of metrics.jsonl; everything about clocks belongs under `seconds`."""
         line = {
@@ -101,7 +106,7 @@ class Training:
 
 
 class Interrupted(Exception):
-    """The run was asked to end in the middle of a step."""
+    """The run was asked to end in the middle of a step, or of what is measured before the first."""
 
 
 class DeviceFull(Exception):
@@ -202,9 +207,13 @@ def train(training: Training, hooks: Sequence[Hook]) -> bool:
 
 def _train(training: Training, hooks: Sequence[Hook]) -> bool:
     if training.saver.settled(training.world) < 0:
-        for hook in hooks:
-            if hook.first:
-                _run(training, hook)
+        try:
+            for hook in hooks:
+                if hook.first:
+                    _run(training, hook)
+        except Interrupted:
+            training.console.line("stopped before the first step; the same command begins anew")
+            return False
     clock = Clock(training.step)
     while training.step < training.steps:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from overnight.evals import registry
 from overnight.evals.base import Result
 from overnight.evals.scoring import Question
+from overnight.runs import read_lines
 
 
 class Toy:
@@ -47,7 +49,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> list[Toy]:
 
 
 def lines(run: Path, kind: str) -> list[dict]:
-    return [line for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if line["kind"] == kind]
+    return [line for line in read_lines(run / "metrics.jsonl") if line["kind"] == kind]
 
 
 def test_a_run_with_evaluations_is_the_run_without(overnight, dataset, tiny, tmp_path, toys) -> None:
@@ -76,6 +78,25 @@ def test_a_run_with_evaluations_is_the_run_without(overnight, dataset, tiny, tmp
     assert all(line["val_loss_stderr"] > 0 and line["train_split_loss_stderr"] > 0 for line in evaluations)
     assert evaluations[0]["train_split_loss"] == pytest.approx(evaluations[0]["val_loss"], abs=0.1)
     assert lines(tmp_path / "quiet", "eval") == []
+
+
+@pytest.mark.parametrize("during", ["loss", "scoring"])
+def test_asked_to_end_it_does_not_finish_what_is_measured_before_the_first_step(
+    overnight, dataset, tiny, tmp_path, toys, monkeypatch, during
+) -> None:
+    out, command = tmp_path / "stopped", ["train", "demo", "--data", dataset, *tiny, "--eval.tasks", "toy@6", "--out"]
+    with monkeypatch.context() as patch:
+        patch.setattr(f"overnight.evals.{during}.hanging", SimpleNamespace(beat=(out / "stop").touch))
+        done = overnight(*command, out, check=False)
+    assert done.returncode == 75, done.stderr
+    assert "stopped before the first step" in done.stdout
+    assert not list((out / "checkpoints").iterdir())
+    assert len(lines(out, "eval")) == (during == "scoring")
+    overnight(*command, out)
+    overnight(*command, tmp_path / "whole")
+    for kind in ("eval", "task", "train"):
+        found, expected = ([{**line, "time": None} for line in lines(run, kind)] for run in (out, tmp_path / "whole"))
+        assert found == expected
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
