@@ -24,7 +24,11 @@ def module_name(path: Path) -> str:
     return ".".join(path.relative_to(HOME).with_suffix("").parts).removesuffix("__init__").rstrip(".")
 
 
-TREES = {module_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in sorted(HOME.rglob("*.py"))}
+TREES = {
+    module_name(path): ast.parse(path.read_text(encoding="utf-8"))
+    for path in sorted(HOME.rglob("*.py"))
+    if path.parent.name != "transformers_code"  # what exports carry, for elsewhere
+}
 
 
 def statements(tree: ast.Module, lazy: bool) -> list[ast.stmt]:

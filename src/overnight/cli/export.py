@@ -82,9 +82,15 @@ def summary(certificate: dict[str, Any], out: Path) -> str:
         )
     if (changes := logits["rounding_to_dtype_changes_up_to"]) > 0:
         lines.append(f"note: with {changed_by(certificate)} the model's own logits change by up to {changes:.1e}")
-    come = certificate["optimizer_moments"]
-    lines.append(f"the optimizer's moments {'come along' if come else 'stay behind'}")
+    come = "come along" if certificate["optimizer_moments"] else "stay behind"
+    lines.append(f"the optimizer's moments {come}{_why(certificate)}")
     return "\n".join(lines)
+
+
+def _why(certificate: dict[str, Any]) -> str:
+    """Why they stay where one might expect them to come: Muon has others than AdamW."""
+    muon = certificate["to"] == "nanogpt" and certificate["source"]["optimizer"] == "muon"
+    return ": the matrices were trained by Muon, and nanoGPT has AdamW alone, which begins anew" if muon else ""
 
 
 def _continuations(found: dict[str, Any]) -> str:

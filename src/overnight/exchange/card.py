@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from overnight import checkpoint
+from overnight.config import OptimConfig
 from overnight.data.mixture import Mixture
 from overnight.errors import UserError
 from overnight.exchange.nanogpt import dataset_name
@@ -39,6 +40,15 @@ sample.py looks for the meta.pkl of this folder, where it has one, as data/DATAS
     text = model("Once", max_tokens=50)["choices"][0]["text"]
 """,
 }
+TRUST = """\
+modeling_overnight.py in this folder is the model's code, which transformers runs with `trust_remote_code=True`: look at
+it before. It has no cache: each new token costs a pass over the whole text.
+"""
+ARCHITECTURES = {
+    "gpt2": "GPT-2: pre-LayerNorm transformer, learned positions, tied head",
+    "modern": "transformer with rotary positions, RMSNorm, normed queries and keys, value embeddings, untied head",
+}
+ACTIVATIONS = {"gelu_tanh": "GELU, tanh form", "gelu": "GELU, exact", "relu2": "ReLU^2"}
 # The folders of absolute paths: how the maker's machine is laid out is nobody's business.
 FOLDERS = r"(?<![^,=])(?:/|[A-Za-z]:\\)(?:[^/\\,:]+[/\\])*"
 Rows = list[tuple[str, str]]
@@ -55,7 +65,7 @@ def card(pretrained: Pretrained, certificate: dict[str, Any], title: str, licenc
         mixture = _mixture(dataset)
         training = ["", "## Training", "", _table(_training(run, folder, attempts)), "", _command(attempts)]
         training += ["## Data", "", _table([("fingerprint", str(dataset.get("fingerprint"))), *_data(mixture)])]
-    parts = [_front_matter(to, licence, mixture), f"# {title}", "", _model(pretrained), *training]
+    parts = [_front_matter(pretrained, to, licence, mixture), f"# {title}", "", _model(pretrained), *training]
     if to in USE:
         parts += ["", "## Use", "", _use(to, pretrained)]
     if to in ("hf", "gguf"):
@@ -65,12 +75,18 @@ def card(pretrained: Pretrained, certificate: dict[str, Any], title: str, licenc
 
 def _use(to: str, pretrained: Pretrained) -> str:
     values = {"DATASET": dataset_name(pretrained.tokenizer), "CONTEXT": str(pretrained.block_size)}
-    return re.sub("|".join(values), lambda found: values[found[0]], USE[to]).rstrip()
+    use = re.sub("|".join(values), lambda found: values[found[0]], USE[to]).rstrip()
+    if pretrained.model.block == "gpt2":
+        return use
+    return use.replace(
+        "CausalLM.from_pretrained(FOLDER)", "CausalLM.from_pretrained(FOLDER, trust_remote_code=True)"
+    ) + (f"\n\n{TRUST.rstrip()}")
 
 
-def _front_matter(to: str, licence: str, mixture: Mixture | None) -> str:
+def _front_matter(pretrained: Pretrained, to: str, licence: str, mixture: Mixture | None) -> str:
     library = ["library_name: transformers"] if to == "hf" else []
-    lines = [f"license: {licence}", *library, "pipeline_tag: text-generation", "tags:", "- gpt2", "- overnight"]
+    tags = ["- gpt2"] if pretrained.model.block == "gpt2" else ["- custom_code"]
+    lines = [f"license: {licence}", *library, "pipeline_tag: text-generation", "tags:", *tags, "- overnight"]
     corpora = [] if mixture is None else mixture.corpora
     repos = [str(source.get("repo")) for corpus in corpora for source in corpus.manifest.sources]
     on_hub = dict.fromkeys(repo for repo in repos if re.fullmatch(r"[\w.-]+/[\w.-]+", repo))
@@ -81,15 +97,17 @@ def _model(pretrained: Pretrained) -> str:
     model, tokenizer = pretrained.model, pretrained.tokenizer
     parameters = sum(tensor.numel() for tensor in pretrained.tensors.values())
     rows = [
-        ("architecture", "GPT-2: pre-LayerNorm transformer, learned positions, tied head"),
+        ("architecture", ARCHITECTURES[model.block]),
         ("parameters", f"{parameters:,}"),
         ("layers, heads, width", f"{model.n_layer}, {model.n_head}, {model.n_embd}"),
         ("context", f"{pretrained.block_size:,} tokens"),
         ("vocabulary", f"{model.vocab_size:,} rows"),
         ("tokenizer", "unknown" if tokenizer is None else f"{tokenizer.name}, {tokenizer.vocab_size:,} ids"),
-        ("activation", "GELU, tanh form" if model.activation == "gelu_tanh" else "GELU, exact"),
+        ("activation", ACTIVATIONS[model.activation]),
         ("biases", "yes" if model.bias else "no"),
     ]
+    if model.bigram_rows:
+        rows.append(("table of pairs of tokens", f"{model.bigram_rows:,} rows"))
     made = "Exported" if pretrained.step is not None else "Converted"
     return f"{made} with overnight.\n\n{_table(rows)}"
 
@@ -103,7 +121,7 @@ def _training(run: RunFolder, folder: Path, attempts: list[dict[str, Any]]) -> R
         ("steps", f"{state.step:,}"),
         ("tokens seen", f"{state.tokens:,}"),
         ("tokens a step", f"{recipe.train.tokens_per_step:,}"),
-        ("optimizer", f"AdamW, betas {optim.beta1} and {optim.beta2}, weight decay {optim.weight_decay}"),
+        ("optimizer", _optimizer(optim)),
         ("learning rate", f"{optim.lr}, {optim.schedule}"),
         ("dropout", str(recipe.model.dropout)),
         ("seed", str(recipe.seed)),
@@ -119,6 +137,14 @@ def _training(run: RunFolder, folder: Path, attempts: list[dict[str, Any]]) -> R
         rows.append(("validation loss", _validation(measured[-1])))
     devices = list(dict.fromkeys(str(attempt["device"]) for attempt in attempts if "device" in attempt))
     return [*rows, ("device", ", ".join(devices))] if devices else rows
+
+
+def _optimizer(optim: OptimConfig) -> str:
+    adamw = f"AdamW, betas {optim.beta1} and {optim.beta2}"
+    decay = f"weight decay {optim.weight_decay}"
+    if optim.matrices == "adamw":
+        return f"{adamw}, {decay}"
+    return f"Muon on the matrices, momentum {optim.momentum}, {decay}; {adamw} on the rest"
 
 
 def _validation(line: dict[str, Any]) -> str:

@@ -47,6 +47,8 @@ class Target:
     """Further findings on the files, from what is expected of them, the model, the text, and the dtype."""
     gelu: Literal["gelu", "gelu_tanh"] | None = None
     """The only form that its program has; None: it has both."""
+    blocks: tuple[str, ...] = ("gpt2",)
+    """The models that can be written."""
 
 
 def _nanogpt(folder: Path, known: Tokenizer | None) -> Runtime:
@@ -58,7 +60,8 @@ def _moments(folder: Path, expected: Expected, model: Pretrained, text: Text, dt
     with told("what was written cannot be loaded"):
         if not nanogpt.has_moments(model, folder / nanogpt.FILE):
             raise CertificateError("reloaded by overnight itself the optimizer's moments are others")
-    return {"optimizer_moments": model.step is not None}
+    trained = nanogpt.trained_by(model)
+    return {"optimizer_moments": trained is not None and trained.matrices == "adamw"}
 
 
 def _llama_cpp(folder: Path, expected: Expected, model: Pretrained, text: Text, dtype: str) -> dict[str, Any]:
@@ -67,7 +70,11 @@ def _llama_cpp(folder: Path, expected: Expected, model: Pretrained, text: Text, 
 
 
 TARGETS: dict[str, Target] = {
-    "hf": Target(lambda model, folder, dtype: huggingface.write(model, folder, DTYPES[dtype]), transformers_or_own),
+    "hf": Target(
+        lambda model, folder, dtype: huggingface.write(model, folder, DTYPES[dtype]),
+        transformers_or_own,
+        blocks=("gpt2", "modern"),
+    ),
     "nanogpt": Target(
         lambda model, folder, dtype: nanogpt.write(model, folder, DTYPES[dtype]), _nanogpt, more=_moments, gelu="gelu"
     ),
@@ -106,6 +113,12 @@ def export(
     """
     target = _checked(to, dtype, licence, out, approximate_gelu)
     pretrained = model = sources.read(source, which)
+    if model.model.block not in target.blocks:
+        others = [name for name, other in TARGETS.items() if model.model.block in other.blocks]
+        instead = f"; --to {', '.join(others)} takes it" if others else ", as every target here"
+        raise UserError(
+            f"{source}: its model.block is {model.model.block}, and --to {to} has no place for that{instead}"
+        )
     if approximate_gelu and target.gelu is not None:
         model = replace(pretrained, model=replace(pretrained.model, activation=target.gelu))
     text = held_out(pretrained)
@@ -117,7 +130,13 @@ def export(
         expected = expect(pretrained, target.rounded(model, dtype), text)
         findings = certify(pretrained, expected, lambda: target.reload(aside, pretrained.tokenizer), text)
         findings |= target.more(aside, expected, pretrained, text, dtype)
-        origin = {"name": Path(source).resolve().name, "step": pretrained.step, "files": _weights(pretrained.where)}
+        trained = nanogpt.trained_by(pretrained)
+        origin = {
+            "name": Path(source).resolve().name,
+            "step": pretrained.step,
+            "optimizer": None if trained is None else trained.matrices,
+            "files": _weights(pretrained.where),
+        }
         certificate = {
             "format": FORMAT,
             "version": VERSION,

@@ -1,4 +1,4 @@
-"""Folders in transformers' format for GPT-2: read and written."""
+"""Folders in transformers' format, of GPT-2 and of the modern model: read and written."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from overnight.config import ModelConfig
 from overnight.errors import UserError
-from overnight.exchange import safe_torch, tokenizer_files, tokenizer_reading
+from overnight.exchange import modern_folder, safe_torch, tokenizer_files, tokenizer_reading
 from overnight.exchange.names import ACTIVATIONS, our_names, refuse_other_shape, shape_of, transformers_names
 from overnight.files import is_file_name, write_json
 from overnight.pretrained import Pretrained
@@ -26,11 +27,30 @@ FIXED = {  # what a GPT-2 of ours does; a configuration that says otherwise is a
 
 
 def read(folder: Path) -> Pretrained:
-    """The model in a folder with config.json and weights; UserError where it is no GPT-2 such as ours."""
-    config = read_json(folder / "config.json")
+    """The model in a folder with config.json and weights; UserError where it is none such as ours.
+
+    Code that lies in the folder is not run."""
     where = folder / "config.json"
-    if config.get("model_type") != "gpt2":
-        raise UserError(f"{where}: model_type is {config.get('model_type')!r}; only 'gpt2' can be read")
+    config = read_json(where)
+    if config.get("model_type") == modern_folder.MODEL_TYPE:
+        model, block_size, tensors = modern_folder.read(config, _tensors(folder), str(folder))
+    elif config.get("model_type") == "gpt2":
+        model, block_size, tensors = _gpt2(folder, config)
+    else:
+        known = f"'gpt2' and '{modern_folder.MODEL_TYPE}'"
+        raise UserError(f"{where}: model_type is {config.get('model_type')!r}; only {known} can be read")
+    rows = tensors["wte.weight"].shape[0]
+    if not any((folder / name).exists() for name in tokenizer_reading.FILES):
+        return Pretrained(str(folder), model, block_size, tensors, *tokenizer_reading.assumed(rows))
+    tokenizer, other = tokenizer_reading.read(folder)
+    if tokenizer is not None and tokenizer.vocab_size > rows:
+        raise UserError(f"{folder}: its tokenizer has {tokenizer.vocab_size} ids, but wte.weight {rows} rows")
+    notes = tokenizer_reading.noted(other)
+    return Pretrained(str(folder), model, block_size, tensors, tokenizer, notes, other_tokenizer=other)
+
+
+def _gpt2(folder: Path, config: dict[str, Any]) -> tuple[ModelConfig, int, dict[str, Tensor]]:
+    where = folder / "config.json"
     for name, value in FIXED.items():
         if config.get(name, value) != value:
             raise UserError(f"{where}: {name} is {config[name]!r}; only {value!r} is known here")
@@ -43,34 +63,34 @@ def read(folder: Path) -> Pretrained:
     tensors = our_names(_tensors(folder), str(folder))
     model, block_size = shape_of(tensors, n_head, activation, str(folder))
     refuse_other_shape(config, tensors, str(where))
-    rows = tensors["wte.weight"].shape[0]
-    if not any((folder / name).exists() for name in tokenizer_reading.FILES):
-        return Pretrained(str(folder), model, block_size, tensors, *tokenizer_reading.assumed(rows))
-    tokenizer, other = tokenizer_reading.read(folder)
-    if tokenizer is not None and tokenizer.vocab_size > rows:
-        raise UserError(f"{folder}: its tokenizer has {tokenizer.vocab_size} ids, but wte.weight {rows} rows")
-    notes = tokenizer_reading.noted(other)
-    return Pretrained(str(folder), model, block_size, tensors, tokenizer, notes, other_tokenizer=other)
+    return model, block_size, tensors
 
 
 def write(pretrained: Pretrained, folder: Path, dtype: torch.dtype) -> None:
-    """Writes model.safetensors, config.json, generation_config.json and the tokenizer's files into `folder`."""
+    """Writes model.safetensors, config.json, generation_config.json and the tokenizer's files into `folder`; for the
+    modern model its code, too."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    tensors = {name: tensor.to(dtype) for name, tensor in transformers_names(pretrained.build()).items()}
+    modern = pretrained.model.block == "modern"
+    named = modern_folder.tensors_of(pretrained) if modern else transformers_names(pretrained.build())
+    tensors = {name: tensor.to(dtype) for name, tensor in named.items()}
     try:
         save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(f"{folder / SINGLE}: {error}") from error
     end = None if pretrained.tokenizer is None else pretrained.tokenizer.end_of_text
-    write_json(folder / "config.json", _config(pretrained, dtype, end))
+    special = {"bos_token_id": end, "eos_token_id": end, "torch_dtype": str(dtype).removeprefix("torch.")}
+    described = modern_folder.described(pretrained) if modern else _described(pretrained)
+    if modern:
+        modern_folder.write_code(folder)
+    write_json(folder / "config.json", described | special)
     write_json(folder / "generation_config.json", _generation(pretrained, end))
     if pretrained.tokenizer is not None:
         tokenizer_files.write(pretrained.tokenizer, folder, pretrained.block_size)
 
 
-def _config(pretrained: Pretrained, dtype: torch.dtype, end: int | None) -> dict[str, Any]:
+def _described(pretrained: Pretrained) -> dict[str, Any]:
     model = pretrained.model
     return {
         "architectures": ["GPT2LMHeadModel"],
@@ -83,15 +103,14 @@ def _config(pretrained: Pretrained, dtype: torch.dtype, end: int | None) -> dict
         "vocab_size": model.vocab_size,
         **FIXED,
         **dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), model.dropout),
-        "bos_token_id": end,
-        "eos_token_id": end,
-        "torch_dtype": str(dtype).removeprefix("torch."),
     }
 
 
 def _generation(pretrained: Pretrained, end: int | None) -> dict[str, Any]:
     """Greedy unless told otherwise; rows of the vocabulary that stand for no token are never generated."""
     settings: dict[str, Any] = {"do_sample": False, "bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+    if pretrained.model.block == "modern":
+        settings["use_cache"] = False
     rows = pretrained.tensors["wte.weight"].shape[0]
     known = rows if pretrained.tokenizer is None else pretrained.tokenizer.vocab_size
     return settings | ({"suppress_tokens": list(range(known, rows))} if known < rows else {})

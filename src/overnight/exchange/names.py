@@ -25,14 +25,13 @@ def our_names(found: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     the head is not tied, or `found` is no GPT-2.
     """
     for name, tensor in found.items():
-        _refuse_odd(name, tensor, where)
+        refuse_odd(name, tensor, where)
     plain = {_plain(name): tensor for name, tensor in found.items()}
     if len(plain) != len(found):
         raise UserError(f"{where}: two tensors have the same name but for a prefix")
     tensors = {name: tensor.detach() for name, tensor in plain.items() if not name.endswith(BUFFERS)}
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            raise UserError(f"{where}: '{name}' has values of type {tensor.dtype}: quantized weights cannot be read")
+        refuse_quantized(name, tensor, where)
     head = tensors.pop("lm_head.weight", None)
     for name in ("wte.weight", "wpe.weight", "h.0.attn.c_attn.weight"):
         if name not in tensors:
@@ -70,13 +69,11 @@ def with_biases(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def shape_of(tensors: Mapping[str, Tensor], n_head: int, activation: str, where: str) -> tuple[ModelConfig, int]:
     """The configuration and block size that tensors by our names have; UserError where `n_head` does not fit."""
     vocab_size, n_embd = tensors["wte.weight"].shape
-    blocks = {name.split(".")[1] for name in tensors if name.startswith("h.")}
-    if blocks != set(map(str, range(len(blocks)))):
-        raise UserError(f"{where}: the blocks must be h.0, h.1 and so on, with none missing")
+    n_layer = blocks_of(tensors, where)
     if n_head < 1 or n_embd % n_head:
         raise UserError(f"{where}: a width of {n_embd} does not divide into {n_head} heads")
     config = ModelConfig(
-        n_layer=len(blocks),
+        n_layer=n_layer,
         n_head=n_head,
         n_embd=n_embd,
         bias="ln_f.bias" in tensors,
@@ -84,6 +81,14 @@ def shape_of(tensors: Mapping[str, Tensor], n_head: int, activation: str, where:
         vocab_size=vocab_size,
     )
     return config, tensors["wpe.weight"].shape[0]
+
+
+def blocks_of(tensors: Mapping[str, Tensor], where: str) -> int:
+    """How many blocks there are; UserError where one is missing."""
+    blocks = {name.split(".")[1] for name in tensors if name.startswith("h.")}
+    if blocks != set(map(str, range(len(blocks)))):
+        raise UserError(f"{where}: the blocks must be h.0, h.1 and so on, with none missing")
+    return len(blocks)
 
 
 def refuse_other_shape(described: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> None:
@@ -107,13 +112,19 @@ def refuse_other_shape(described: Mapping[str, Any], tensors: Mapping[str, Tenso
             raise UserError(f"{where}: {key} is {described[key]!r}, but the tensors have {value}")
 
 
-def _refuse_odd(name: object, tensor: Tensor, where: str) -> None:
+def refuse_odd(name: object, tensor: Tensor, where: str) -> None:
     """UserError for what no weights are: a few bytes can stand for a tensor of any size, or for one without values."""
     if not isinstance(name, str):
         raise UserError(f"{where}: a tensor's name is {type(name).__name__}, not text")
     plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
     if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise UserError(f"{where}: '{name}' is not a plain tensor of numbers")
+
+
+def refuse_quantized(name: str, tensor: Tensor, where: str) -> None:
+    """UserError for a tensor of whole numbers."""
+    if not tensor.is_floating_point():
+        raise UserError(f"{where}: '{name}' has values of type {tensor.dtype}: quantized weights cannot be read")
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

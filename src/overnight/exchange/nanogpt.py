@@ -76,8 +76,8 @@ def _meta(path: Path, content: dict[str, Any]) -> Path | None:
 def write(pretrained: Pretrained, folder: Path, dtype: torch.dtype) -> None:
     """Writes ckpt.pt as nanoGPT's train.py saves it, and beside it meta.pkl where the tokens are not GPT-2's.
 
-    The optimizer's moments come along where the weights are a run's; else its AdamW begins anew. UserError where
-    nanoGPT's code is another model.
+    The optimizer's moments come along where the weights are a run's by AdamW; else its AdamW begins anew. UserError
+    where nanoGPT's code is another model.
     """
     if pretrained.model.activation != "gelu":
         raise UserError(
@@ -111,6 +111,13 @@ def has_moments(pretrained: Pretrained, path: Path) -> bool:
     return all(torch.equal(found[key], tensor) for found, state in pairs for key, tensor in state.items())
 
 
+def trained_by(pretrained: Pretrained) -> OptimConfig | None:
+    """The optimizer of the run that the weights are of; None where they are no run's."""
+    if pretrained.step is None:
+        return None
+    return RunFolder.open(Path(pretrained.where).parent.parent).config().recipe.optim
+
+
 def dataset_name(tokenizer: Tokenizer | None) -> str:
     """The folder in nanoGPT's data/ whose meta.pkl its sample.py is to use."""
     return "overnight" if tokenizer is None else f"overnight-{tokenizer.name.partition(':')[0]}"
@@ -126,9 +133,9 @@ def _optimizer(pretrained: Pretrained, gpt: LanguageModel) -> dict[str, Any]:
     named = dict(gpt.named_parameters())
     groups = [[name for name in named if named[name].dim() >= 2], [name for name in named if named[name].dim() < 2]]
     config, tensors, scalars = OptimConfig(), dict[str, Tensor](), dict[str, dict[str, float]]()
-    if pretrained.step is not None:
-        folder = Path(pretrained.where)
-        config = RunFolder.open(folder.parent.parent).config().recipe.optim
+    trained = trained_by(pretrained)
+    if trained is not None and trained.matrices == "adamw":
+        config, folder = trained, Path(pretrained.where)
         tensors = checkpoint.load_tensors(folder, checkpoint.OPTIMIZER)
         scalars = checkpoint.read_state(folder).optimizer
     stand_ins = [[nn.Parameter(torch.empty(0)) for _ in names] for names in groups]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from overnight import generate
+from overnight.exchange.modern_folder import CODE
 from overnight.exchange.tokenizer_files import names
 from overnight.machine.device import versions
 from overnight.pretrained import Pretrained
@@ -84,7 +85,7 @@ class Overnight:
 
 
 class Transformers:
-    """AutoModelForCausalLM and AutoTokenizer on a folder."""
+    """AutoModelForCausalLM and AutoTokenizer on a folder that overnight wrote: code that lies in it is run."""
 
     name = "transformers"
 
@@ -94,7 +95,8 @@ class Transformers:
         self.versions = {"transformers": transformers.__version__, "torch": str(torch.__version__)}
         with _no_progress_bar():
             loading: Any = transformers.AutoModelForCausalLM
-            self.model: Any = loading.from_pretrained(folder, local_files_only=True).double().eval()
+            loaded = loading.from_pretrained(folder, local_files_only=True, trust_remote_code=(folder / CODE).exists())
+            self.model: Any = loaded.double().eval()
         self.tokenizer: Any = None
         if (folder / "tokenizer.json").is_file():
             self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)

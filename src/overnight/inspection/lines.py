@@ -9,7 +9,15 @@ from overnight.inspection.measure import Inspection, Measured
 from overnight.report.wording import DASH
 
 HEADS = ("tensor", "shape", "parameters", "norm", "std", "max", "sv max", "sv min", "stable rank")
-PARTS = {"wte": "token embeddings", "wpe": "position embeddings", "h": "blocks", "ln_f": "last layer norm"}
+PARTS = {
+    "wte": "token embeddings",
+    "wpe": "position embeddings",
+    "bigrams": "embeddings of pairs",
+    "values": "value embeddings",
+    "h": "blocks",
+    "ln_f": "last layer norm",
+    "lm_head": "head",
+}
 
 
 def lines(found: Inspection) -> list[str]:
@@ -22,10 +30,11 @@ def lines(found: Inspection) -> list[str]:
 def shape(found: Inspection) -> str:
     """The model in a phrase."""
     model = found.source.model
+    block = "" if model.block == "gpt2" else f"{model.block}, "
     biases = "with biases" if model.bias else "without biases"
     return (
-        f"{model.n_layer} layers, {model.n_head} heads, width {model.n_embd}, context {found.source.block_size:,}, "
-        f"vocabulary {model.vocab_size:,}, {model.activation}, {biases}"
+        f"{block}{model.n_layer} layers, {model.n_head} heads, width {model.n_embd}, "
+        f"context {found.source.block_size:,}, vocabulary {model.vocab_size:,}, {model.activation}, {biases}"
     )
 
 

@@ -79,7 +79,7 @@ class Inspection:
 
     @property
     def groups(self) -> dict[str, int]:
-        """Parameters by part of the model: wte, wpe, h (the blocks), ln_f."""
+        """Parameters by part of the model: the first word of their names, as wte, or h (the blocks)."""
         found: dict[str, int] = {}
         for tensor in self.tensors:
             part = tensor.name.partition(".")[0]
@@ -93,6 +93,7 @@ class Inspection:
             "weights": source.where,
             "step": source.step,
             "model": {
+                "block": model.block,
                 "n_layer": model.n_layer,
                 "n_head": model.n_head,
                 "n_embd": model.n_embd,
@@ -124,7 +125,7 @@ def inspect(source: Pretrained, tell: Callable[[str], None] = lambda text: None)
     problems = [f"{name} is missing" for name in expected if name not in source.tensors]
     for tensor in measured:
         if tensor.name not in expected:
-            problems.append(f"{tensor.name} is no part of a GPT-2")
+            problems.append(f"{tensor.name} is no part of a {_kind(source)}")
         elif tensor.shape != expected[tensor.name]:
             problems.append(f"{tensor.name} is {tensor.shape}, expected {expected[tensor.name]}")
         if tensor.non_finite:
@@ -132,6 +133,10 @@ def inspect(source: Pretrained, tell: Callable[[str], None] = lambda text: None)
                 f"{tensor.name}: {tensor.non_finite:,} of {tensor.parameters:,} values are not finite (NaN or infinity)"
             )
     return Inspection(source, tuple(measured), tuple(problems))
+
+
+def _kind(source: Pretrained) -> str:
+    return "GPT-2" if source.model.block == "gpt2" else f"model of block {source.model.block}"
 
 
 @torch.no_grad()

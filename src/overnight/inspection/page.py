@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from torch import Tensor
 
-from overnight.exchange.names import TRANSPOSED
 from overnight.inspection import drawings
 from overnight.inspection.lines import HEADS, facts, row, shape, totals
 from overnight.inspection.measure import Inspection
@@ -82,11 +82,14 @@ def _pictures(tensors: dict[str, Tensor]) -> Iterator[Html]:
 
 
 def _spectra(found: Inspection) -> Iterator[Html]:
-    """The singular values of each kind of matrix, a line for each block; then those of the embeddings."""
-    spectra = {tensor.name: tensor.spectrum for tensor in found.tensors if tensor.spectrum}
+    """The singular values of each kind of matrix, a line for each block; then those of the embeddings and the head."""
+    known = [tensor for tensor in found.tensors if re.fullmatch(r"[\w.]+", tensor.name)]  # others are not the model's
+    spectra = {tensor.name: tensor.spectrum for tensor in known if tensor.spectrum}
     blocks = range(found.source.model.n_layer)
-    kinds = [(kind, [(f"block {block}", f"h.{block}.{kind}") for block in blocks]) for kind in TRANSPOSED]
-    for kind, named in [*kinds, ("wte.weight, wpe.weight", [(name, name) for name in ("wte.weight", "wpe.weight")])]:
+    inside = dict.fromkeys(name.split(".", 2)[2] for name in spectra if name.startswith("h.0."))
+    outside = [name for name in spectra if not name.startswith("h.")]
+    kinds = [(kind, [(f"block {block}", f"h.{block}.{kind}") for block in blocks]) for kind in inside]
+    for kind, named in [*kinds, (", ".join(outside), [(name, name) for name in outside])]:
         lines = [(label, spectra[name]) for label, name in named if name in spectra]
         if lines:
             yield _figure(kind, "from the largest to the smallest", drawings.spectra(lines))
