@@ -160,6 +160,7 @@ def result(**changed: object) -> Result:
         datasheet=1_000_000.0,
         memory=2000,
         predicted=None,
+        unpredicted="the model is in parts",
         process=None,
     )
     return replace(made, **changed)  # type: ignore[arg-type]
@@ -180,6 +181,7 @@ def test_the_lines() -> None:
     assert "50.0% of 400 kFLOP/s" in lines
     assert "20.0% of 1 MFLOP/s, the datasheet's: the MFU" in lines
     assert "precision bf16, micro-batch 4, compile on" in lines
+    assert "memory       2 kB at most, no prediction (the model is in parts)" in lines
     assert "parts        forward 33.3%, backward 33.3%, optimizer 33.3%" in lines
 
 

@@ -54,6 +54,7 @@ def measured(config: Config, precision: Precision, micro_batch: int) -> int:
         (MANY_IDS, 128, 4, 1, "fp32", False),
         (MANY_IDS, 600, 1, 1, "bf16", True),
         (replace(MANY_IDS, n_embd=128, n_layer=4), 512, 1, 1, "bf16", False),  # sums of bf16 into fp32
+        (replace(MANY_IDS, n_layer=4, n_embd=256, vocab_size=4000), 64, 1, 1, "fp32", True),  # gradients that meet
         (MODERN, 64, 4, 2, "fp32", False),
         (MODERN, 128, 2, 1, "bf16", True),
     ],
@@ -96,6 +97,15 @@ def test_frozen_parameters_have_no_gradient_and_no_state() -> None:
 def test_large_models_are_predicted_without_their_memory() -> None:
     config = made(ModelConfig(n_layer=2, n_head=64, n_embd=16_384, vocab_size=50_257), 1024, 1)
     assert memory.predict(config, CPU, "bf16", 1).parts["parameters"] > 29e9
+
+
+def test_tensors_without_memory_can_be_pinned() -> None:
+    """As a GPU's batches are; torch's own fake tensors cannot."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(), Ledger(CPU) as ledger:
+        pinned = torch.zeros(100).pin_memory()
+        assert pinned.shape == (100,) and ledger.now.total() == 400
 
 
 def test_the_ledger_counts_what_lives() -> None:

@@ -55,6 +55,8 @@ class Result:
     memory: int | None
     """Bytes, the most that torch's allocator gave out on one device."""
     predicted: Memory | None
+    unpredicted: str
+    """Why there is no prediction."""
     process: int | None
     """Bytes, the most main memory that one process took, Python and its libraries included."""
 
@@ -126,7 +128,7 @@ def _measured(training: Training, steps: int | None, trace: Path | None, say: Ca
     parts = timed.parts()
     say("measuring memory")
     most = memory.measure(training, lambda: timed.time(1))
-    predicted = _predicted(training, timed)
+    predicted, unpredicted = _predicted(training, timed)
     if trace is not None:
         timed.trace(trace)
     say("measuring what the device can do")
@@ -150,15 +152,20 @@ def _measured(training: Training, steps: int | None, trace: Path | None, say: Ca
         datasheet=None if sheet is None else world.total(sheet),
         memory=max(world.gather(most or 0)) or None,
         predicted=predicted,
+        unpredicted=unpredicted,
         process=max(world.gather(_resident() or 0)) or None,
     )
 
 
-def _predicted(training: Training, timed: Steps) -> Memory | None:
-    """What was to be expected; None of a model in parts."""
+def _predicted(training: Training, timed: Steps) -> tuple[Memory | None, str]:
+    """The memory that was to be expected, or why nobody knows."""
     if not training.exchange.separable:
-        return None
-    return memory.predict(training.config, training.device, training.precision, timed.micro_batch, timed.count)
+        return None, "the model is in parts"
+    config, size, count = training.config, timed.micro_batch, timed.count
+    try:
+        return memory.predict(config, training.device, training.precision, size, count), ""
+    except Exception as error:  # an operation that torch does not know without memory must not end a bench
+        return None, " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def _resident() -> int | None:

@@ -46,7 +46,9 @@ def _memory(result: Result) -> list[str]:
     if result.predicted is not None:
         share = f" ({result.predicted.total / result.memory:.0%})" if result.memory else ""
         found.append(f"predicted {size(result.predicted.total)}{share}")
-    lines = [f"memory       {', '.join(found)}"] if found else []
+    else:
+        found.append(f"no prediction ({result.unpredicted})")
+    lines = [f"memory       {', '.join(found)}"]
     if result.predicted is not None:
         parts = result.predicted.parts.items()
         lines.append("             " + ", ".join(f"{name} {size(count)}" for name, count in parts if count))

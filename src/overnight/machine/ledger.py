@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+WITH_MASK = {torch.ops.aten.where.self, torch.ops.aten.masked_fill.Scalar}  # these take theirs as it is
+BACKWARD = "backward"  # the part in which autograd's engine is at work
 CUDA_BLOCK = 512  # bytes that CUDA's allocator rounds up to
 AS_LARGE_AGAIN = {torch.ops.aten.logsumexp.default}  # on their way these hold another tensor of their input's size
 
@@ -49,12 +51,16 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return entry[2] if entry else None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._pin_memory.default:  # fake tensors cannot be pinned, and it is no device's memory
+            return args[0]
         found = func(*args, **(kwargs or {}))
         # autocast's copies of weights live until its context ends, and longer for the backward pass
         copied = func is torch.ops.aten._to_copy.default and self.part_of(args[0]) == "parameters"
         taken = self._on_the_way(func, args)
         self._count(self.part, taken)
         self._count(self.part, -taken)
+        if func is torch.ops.aten.add.Tensor and self.part == BACKWARD and not torch.is_grad_enabled():
+            self._drop(id(args[0].untyped_storage()))  # gradients that meet: autograd adds in place but within a mode
         for tensor in tree_leaves(found):
             if isinstance(tensor, Tensor) and self.part_of(tensor) is None:
                 self._add(tensor, "copies" if copied else self.part)
@@ -65,13 +71,11 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         tensors = [value for value in args if isinstance(value, Tensor) and value.device.type == self.device.type]
         if func in AS_LARGE_AGAIN:
             return sum(tensor.nbytes for tensor in tensors)
-        if self.device.type != "cpu" or torch.Tag.pointwise not in func.tags:
+        if self.device.type != "cpu" or torch.Tag.pointwise not in func.tags or func in WITH_MASK:
             return 0
-        floats = [tensor for tensor in tensors if tensor.dim() and tensor.is_floating_point()]
-        widest = max((tensor.itemsize for tensor in floats), default=0)
-        return sum(
-            tensor.numel() * widest for tensor in floats if tensor.itemsize < widest
-        )  # a CPU converts them whole
+        # a CPU converts operands to the widest type whole
+        widest = max((tensor.itemsize for tensor in tensors if tensor.is_floating_point()), default=0)
+        return sum(tensor.numel() * widest for tensor in tensors if tensor.dim() and tensor.itemsize < widest)
 
     def _add(self, tensor: Tensor, part: str) -> None:
         if tensor.device.type != self.device.type:

@@ -15,19 +15,19 @@ from overnight.config import Config, Precision
 from overnight.console import Console
 from overnight.distributed import ALONE
 from overnight.loader import Numbers
-from overnight.machine.ledger import Ledger
+from overnight.machine.ledger import BACKWARD, Ledger
 from overnight.machine.parts import told
 from overnight.machine.profiling import profiler
 from overnight.model import make_model
 from overnight.runs import RunFolder
 from overnight.training import Training, train_step
 
-PARTS = ("parameters", "gradients", "optimizer", "copies", "activations", "loss", "backward", "update")
+PARTS = ("parameters", "gradients", "optimizer", "copies", "activations", "loss", BACKWARD, "update")
 PHASES = {  # what is made in a part of the step, as it is called here
     "data": "activations",
     "forward": "activations",
     "loss": "loss",
-    "backward": "backward",
+    "backward": BACKWARD,
     "sync": "update",
     "optimizer": "update",
 }
