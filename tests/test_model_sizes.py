@@ -8,10 +8,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from overnight import sizes
 from overnight.config import ModelConfig
+from overnight.model import without_memory
 
 
 def test_gpt2_has_the_operations_of_nanogpts_estimate() -> None:
-    model = sizes.shell(ModelConfig(vocab_size=50_304), 1024)
+    model = without_memory(ModelConfig(vocab_size=50_304), 1024)
     by_role = sizes.parameters(model)
     assert sum(by_role.values()) == 124_475_904
     n = 124_475_904 - 1024 * 768  # nanoGPT's get_num_params: all but the position embeddings
@@ -19,7 +20,7 @@ def test_gpt2_has_the_operations_of_nanogpts_estimate() -> None:
 
 
 def test_nothing_is_allocated() -> None:
-    model = sizes.shell(ModelConfig(n_layer=96, n_embd=12_288, n_head=96, vocab_size=50_257), 2048)
+    model = without_memory(ModelConfig(n_layer=96, n_embd=12_288, n_head=96, vocab_size=50_257), 2048)
     assert {p.device.type for p in model.parameters()} == {"meta"}
     assert sum(sizes.parameters(model).values()) > 1.7e11
 
@@ -36,7 +37,7 @@ MODERN = ModelConfig(n_layer=3, n_head=2, n_embd=64, vocab_size=512, block="mode
     ],
 )
 def test_torch_counts_the_same_products(config: ModelConfig, length: int) -> None:
-    model = sizes.shell(config, length).to_empty(device="cpu")
+    model = without_memory(config, length).to_empty(device="cpu")
     for parameter in model.parameters():
         torch.nn.init.constant_(parameter, 0.01)
     tokens = torch.zeros(2, length, dtype=torch.int64)

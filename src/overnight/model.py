@@ -212,6 +212,12 @@ def make_model(config: ModelConfig, block_size: int) -> LanguageModel:
     return kind(config, block_size)
 
 
+def without_memory(config: ModelConfig, block_size: int) -> LanguageModel:
+    """The model of a configuration on the device `meta`: names and shapes."""
+    with torch.device("meta"):
+        return make_model(config, block_size)
+
+
 def initialise(model: LanguageModel, seed: int) -> LanguageModel:
     """Fills all parameters, the same for a seed on every device; padding rows are 0."""
     with torch.no_grad():

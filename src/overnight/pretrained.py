@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from overnight.config import ModelConfig
 from overnight.errors import UserError
-from overnight.model import LanguageModel, check_weights, load_weights, make_model
+from overnight.model import LanguageModel, check_weights, load_weights, make_model, without_memory
 from overnight.tokenizers import IdsTokenizer, Tokenizer, same_ids
 
 MOMENTS = "the optimizer's moments stay behind"
@@ -86,8 +85,8 @@ class Pretrained:
 
     def build(self) -> LanguageModel:
         """The model, in evaluation mode; UserError where a tensor is missing, unknown or misshapen."""
-        with torch.device("meta"):  # before memory is taken for a model that only a few bytes ask for
-            check_weights(make_model(self.model, self.block_size), self.tensors, self.where)
+        # before memory is taken for a model that only a few bytes ask for
+        check_weights(without_memory(self.model, self.block_size), self.tensors, self.where)
         gpt = make_model(self.model, self.block_size)
         load_weights(gpt, self.tensors, self.where)
         return gpt.eval()

@@ -25,7 +25,15 @@ from overnight.loader import Dataset, TokenDataset, TokenStream
 from overnight.machine import device as machine
 from overnight.machine import settle
 from overnight.mixing import MixedDataset
-from overnight.model import MODELS, LanguageModel, initialise, load_weights, make_model, weights
+from overnight.model import (
+    MODELS,
+    LanguageModel,
+    initialise,
+    load_weights,
+    make_model,
+    weights,
+    without_memory,
+)
 from overnight.origins import Origins
 from overnight.pretrained import Pretrained
 from overnight.runs import RunFolder, datasets_of, read_lines
@@ -96,7 +104,7 @@ def build_training(
         }
     )
     dataset, length = open_dataset(config, data), recipe.data.sequence_length
-    model = _without_memory(recipe)
+    model = without_memory(recipe.model, length)
     settler = settle.Settler(folder, device, at, console.line, world)
     settle.threads(settler, config.machine.threads)
     settler.sharded = settle.sharded(settler, config.machine.parallel, model)
@@ -228,17 +236,11 @@ def _to_device(model: LanguageModel, device: torch.device) -> None:
         ) from None
 
 
-def _without_memory(recipe: Recipe) -> LanguageModel:
-    """The recipe's model on the device `meta`: names and shapes."""
-    with torch.device("meta"):
-        return make_model(recipe.model, recipe.data.sequence_length)
-
-
 def _load_initial(model: LanguageModel, recipe: Recipe, folder: RunFolder, initial: Pretrained | None) -> None:
     """Loads the weights that the run starts from; which they were is a decision. Where the model is in parts every rank
     calls it, and those without `initial` get theirs from rank 0."""
     if initial is None:
-        shapes = weights(_without_memory(recipe)).items()
+        shapes = weights(without_memory(recipe.model, recipe.data.sequence_length)).items()
         load_weights(model, {name: torch.empty(shape.shape) for name, shape in shapes}, "rank 0", from_first=True)
         return
     decided = folder.decided("init_from", 0)

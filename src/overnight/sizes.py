@@ -1,18 +1,9 @@
-"""What a model takes, without building it: parameters and floating-point operations."""
+"""What a model takes, also one without memory: parameters and floating-point operations."""
 
 from __future__ import annotations
 
-import torch
-
 from overnight import optim
-from overnight.config import ModelConfig
-from overnight.model import LanguageModel, make_model
-
-
-def shell(config: ModelConfig, sequence_length: int) -> LanguageModel:
-    """A model without memory: its parameters have shapes only. `vocab_size` must be known."""
-    with torch.device("meta"):
-        return make_model(config, sequence_length)
+from overnight.model import LanguageModel
 
 
 def parameters(model: LanguageModel) -> dict[str, int]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from overnight.model import make_model, weights
+from overnight.model import weights, without_memory
 from overnight.pretrained import Pretrained
 
 
@@ -114,10 +114,9 @@ class Inspection:
 
 def inspect(source: Pretrained, tell: Callable[[str], None] = lambda text: None) -> Inspection:
     """Measures every tensor, those of the model in its order; `tell` hears which is next."""
-    with torch.device("meta"):
-        expected = {
-            name: tuple(tensor.shape) for name, tensor in weights(make_model(source.model, source.block_size)).items()
-        }
+    expected = {
+        name: tuple(tensor.shape) for name, tensor in weights(without_memory(source.model, source.block_size)).items()
+    }
     measured = []
     for name in [*(name for name in expected if name in source.tensors), *sorted(source.tensors.keys() - expected)]:
         tell(f"measuring {name}")

@@ -13,7 +13,7 @@ from torch import Tensor
 from overnight import optim
 from overnight.config import Config, Precision
 from overnight.console import Console
-from overnight.distributed import ALONE
+from overnight.distributed import ALONE, own_part
 from overnight.loader import Numbers
 from overnight.machine.ledger import BACKWARD, Ledger
 from overnight.machine.parts import told
@@ -117,8 +117,8 @@ def _alive(training: Training) -> int:
     """Bytes of what a training holds between steps."""
     states = [value for state in training.optimizer.state.values() for value in state.values()]
     held = [*training.model.parameters(), *training.model.buffers(), *states]
-    storages = {id(s): s for tensor in held if isinstance(tensor, Tensor) for s in [tensor.untyped_storage()]}
-    return sum(storage.nbytes() for storage in storages.values())
+    storages = [own_part(tensor.detach()).untyped_storage() for tensor in held if isinstance(tensor, Tensor)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def _training(config: Config, device: torch.device, precision: Precision) -> Training:
