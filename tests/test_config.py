@@ -23,6 +23,7 @@ from overnight.config import (
     TrainConfig,
     build,
     differences,
+    flag,
     from_dict,
     resolve,
     to_dict,
@@ -176,14 +177,14 @@ NUMBERS = {
 @pytest.mark.parametrize("name", sorted(NUMBERS))
 def test_a_number_below_zero_is_refused_by_name(name: str) -> None:
     for value in (-1, -0.5) if isinstance(NUMBERS[name], float) else (-1,):
-        with pytest.raises(UserError, match=rf"^{name} is {value}: it must be"):
+        with pytest.raises(UserError, match=rf"^{flag(name)} is {value}: it must be"):
             validate(with_leaf(GOOD, name, value))
 
 
 @pytest.mark.parametrize("name", sorted(name for name, value in NUMBERS.items() if isinstance(value, float)))
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_number_that_is_none_is_refused_by_name(name: str, value: float) -> None:
-    with pytest.raises(UserError, match=name.removeprefix("recipe.")):
+    with pytest.raises(UserError, match=flag(name)):
         validate(with_leaf(GOOD, name, value))
 
 
@@ -193,7 +194,7 @@ def test_the_numbers_that_must_be_above_zero_exist() -> None:
 
 @pytest.mark.parametrize("name", sorted(POSITIVE))
 def test_zero_is_refused_where_it_cannot_work(name: str) -> None:
-    with pytest.raises(UserError, match=f"^{name} is 0: it must be above 0"):
+    with pytest.raises(UserError, match=f"^{flag(name)} is 0: it must be above 0"):
         validate(with_leaf(GOOD, name, 0))
 
 
@@ -201,7 +202,7 @@ def test_zero_is_refused_where_it_cannot_work(name: str) -> None:
 def test_a_seed_has_63_bits(name: str) -> None:
     validate(with_leaf(GOOD, name, 2**63 - 1))
     for value in (2**63, 99999999999999999999):
-        with pytest.raises(UserError, match=rf"^{name} is {value}: it must be below 2\*\*63"):
+        with pytest.raises(UserError, match=rf"^{flag(name)} is {value}: it must be below 2\*\*63"):
             validate(with_leaf(GOOD, name, value))
 
 
@@ -214,7 +215,7 @@ def test_a_number_that_no_float_holds_is_refused_by_name() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"recipe.model.n_head": 5}, r"model\.n_embd 768 is not a multiple of model\.n_head 5"),
+        ({"recipe.model.n_head": 5}, r"^--model\.n-embd 768 is not a multiple of --model\.n-head 5"),
         ({"recipe.model.dropout": 1.0}, r"model\.dropout is 1\.0: it must be below 1"),
         ({"recipe.train.tokens_per_step": 5000}, r"5000 is not a multiple of .* 1024; the nearest are 4096 or 5120"),
         ({"recipe.train.tokens_per_step": 500}, r"500 is not a multiple .*; the nearest are 1024$"),
@@ -272,14 +273,14 @@ def test_the_tokenizer_is_that_of_the_dataset() -> None:
     assert resolve(config, "gpt2", 50_257) == config
     with pytest.raises(UserError, match=r"data\.tokenizer is gpt2, but the dataset was prepared with bytes"):
         resolve(config, "bytes", 257)
-    with pytest.raises(UserError, match=r"model\.vocab_size is 50257, but the dataset has 50258 ids"):
+    with pytest.raises(UserError, match=r"--model\.vocab-size is 50257, but the dataset has 50258 ids"):
         resolve(config, "gpt2", 50_258)
     assert resolve(config, "gpt2", 50_256) == config  # rows beyond the ids, as nanoGPT's 50,304
 
 
 def test_nothing_that_was_given_is_replaced() -> None:
     for own in ({"vocab_size": 0}, {"n_head": 0}):
-        with pytest.raises(UserError, match=r"(vocab_size|n_head) is 0"):
+        with pytest.raises(UserError, match=r"(vocab-size|n-head) is 0"):
             resolve(Config(recipe=Recipe(model=ModelConfig(**own))), "gpt2", 50_257)
     with pytest.raises(UserError, match=r"data\.tokenizer is , but"):
         resolve(with_leaf(Config(), "recipe.data.tokenizer", ""), "gpt2", 50_257)

@@ -144,7 +144,7 @@ def test_only_commands_import_commands() -> None:
 
 def test_report_reads_run_folders_only() -> None:
     for name in within(set(TREES), "report"):
-        known = {"", "errors", "files", "following", "evals.baselines"}
+        known = {"", "errors", "files", "following", "words", "evals.baselines"}
         assert not ours(name) - within(ours(name), "report", "bands") - known, name
         assert not {full for full in imports(name) if full.partition(".")[0] in ("torch", "safetensors")}, name
 
@@ -152,7 +152,7 @@ def test_report_reads_run_folders_only() -> None:
 def test_watch_and_trackers_read_run_folders_only() -> None:
     for name in within(set(TREES), "watch", "tracking"):
         known = within(ours(name), "watch", "tracking", "report")
-        assert not ours(name) - known - {"", "errors", "files", "following", "runs", "config", "console"}, name
+        assert not ours(name) - known - {"", "errors", "files", "following", "words", "runs", "config", "console"}, name
         assert "torch" not in imports(name, lazy=False), name
 
 

@@ -122,7 +122,7 @@ def test_another_word_is_refused(order: str) -> None:
 def test_a_step_is_whole_batches_of_all_processes() -> None:
     recipe = Recipe(data=DataConfig(sequence_length=8, order="sequential:4x3"), train=TrainConfig(tokens_per_step=192))
     config.validate(Config(recipe=recipe))
-    with pytest.raises(UserError, match=r"reads 96 tokens at once .*tokens_per_step 128 is not a multiple"):
+    with pytest.raises(UserError, match=r"reads 96 tokens at once .*tokens-per-step 128 is not a multiple"):
         config.validate(Config(recipe=replace(recipe, train=TrainConfig(tokens_per_step=128))))
 
 

@@ -415,6 +415,22 @@ def test_a_full_disk_is_said_and_the_older_checkpoint_is_kept(tmp_path: Path, mo
     assert train(again, [])
 
 
+def test_a_run_that_goes_on_knows_the_validation_loss_from_before(tmp_path: Path) -> None:
+    first = build(tmp_path, TINY, 8, observe=OBSERVE)
+    first.stop = lambda: first.step >= 3
+    first.record("eval", 2, {"val_loss": 3.25})
+    first.record("eval", 1, {"val_loss": None, "train_split_loss": 1.0})
+    assert not train(first, [])
+    with first.folder.metrics.path.open("ab") as file:
+        file.write(b'{"kind": "eval", "step": 4, "val_loss": 2.5}\n')  # after the checkpoint
+    again = build(tmp_path, TINY, 8, observe=OBSERVE)
+    assert (again.step, again.val_loss) == (3, {2: 3.25})
+    assert train(again, [])
+    stream = again.console.stream
+    assert isinstance(stream, io.StringIO)
+    assert " | val 3.2500 | " in stream.getvalue()
+
+
 def test_a_run_that_never_saved_begins_anew(tmp_path: Path) -> None:
     training = build(tmp_path, TINY, 8)
     training.record("eval", 0, {"val_loss": 1.0})

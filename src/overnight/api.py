@@ -294,7 +294,7 @@ def _tasks(observe: EvalConfig, tokenizer: Tokenizer, block_size: int) -> list[H
         every = observe.every if asked.every is None else asked.every
         if asked.name == "loss" or not every:
             raise UserError(
-                f"eval.tasks: {asked.name} "
+                f"--eval.tasks: {asked.name} "
                 + ("is measured anyway" if asked.name == "loss" else f"needs an interval, as in {asked.name}@1000")
             )
         evaluation = registry.make(asked, observe.examples, print, trusted=False)
@@ -329,7 +329,7 @@ def banner(training: Training, data: Mixture) -> list[str]:
     constant = recipe.optim.schedule == "constant"
     if not constant and optim.learning_rate(recipe, training.steps - 1, training.steps) > 0.5 * recipe.optim.lr:
         lines.append(
-            "note      the learning rate does not come down within these steps (optim.schedule, optim.decay_end)"
+            "note      the learning rate does not come down within these steps (--optim.schedule, --optim.decay-end)"
         )
     if training.step:
         lines.append(f"goes on   from step {training.step:,} of {training.steps:,}")

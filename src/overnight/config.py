@@ -331,12 +331,12 @@ def resolve(config: Config, tokenizer: str, vocab_size: int) -> Config:
     resolved = dataclasses.replace(config, recipe=dataclasses.replace(recipe, train=train, model=model, data=data))
     if data.tokenizer != tokenizer:
         raise UserError(
-            f"data.tokenizer is {data.tokenizer}, but the dataset was prepared with {tokenizer}: leave it out, or "
+            f"--data.tokenizer is {data.tokenizer}, but the dataset was prepared with {tokenizer}: leave it out, or "
             "prepare anew"
         )
     if model.vocab_size is not None and model.vocab_size < vocab_size:  # more rows than ids do no harm
         raise UserError(
-            f"model.vocab_size is {model.vocab_size}, but the dataset has {vocab_size} ids: leave it out, or prepare "
+            f"--model.vocab-size is {model.vocab_size}, but the dataset has {vocab_size} ids: leave it out, or prepare "
             "anew"
         )
     validate(resolved)
@@ -353,30 +353,35 @@ def validate(config: Config) -> None:
     model, data, optim, train = recipe.model, recipe.data, recipe.optim, recipe.train
     for name, value in _numbers(config):
         if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{name} is {value}: it must be a finite number")
+            raise UserError(f"{flag(name)} is {value}: it must be a finite number")
         if value < 0 or (value == 0 and name in POSITIVE):
-            raise UserError(f"{name} is {value}: it must be {'above 0' if name in POSITIVE else '0 or more'}")
+            raise UserError(f"{flag(name)} is {value}: it must be {'above 0' if name in POSITIVE else '0 or more'}")
         if name in SEEDS and value >= 2**63:
-            raise UserError(f"{name} is {value}: it must be below 2**63")
+            raise UserError(f"{flag(name)} is {value}: it must be below 2**63")
     if model.n_embd % model.n_head:
-        raise UserError(f"model.n_embd {model.n_embd} is not a multiple of model.n_head {model.n_head}")
+        raise UserError(f"--model.n-embd {model.n_embd} is not a multiple of --model.n-head {model.n_head}")
     if not model.dropout < 1:
-        raise UserError(f"model.dropout is {model.dropout}: it must be below 1")
+        raise UserError(f"--model.dropout is {model.dropout}: it must be below 1")
     if train.tokens_per_step % data.sequence_length:
         below = train.tokens_per_step // data.sequence_length * data.sequence_length
         near = " or ".join(str(n) for n in (below, below + data.sequence_length) if n)
         raise UserError(
-            f"train.tokens_per_step {train.tokens_per_step} is not a multiple of data.sequence_length "
+            f"--train.tokens-per-step {train.tokens_per_step} is not a multiple of --data.sequence-length "
             f"{data.sequence_length}; the nearest are {near}"
         )
     if optim.embedding_lr is not None and not optim.lr:
-        raise UserError("optim.embedding_lr needs an optim.lr above 0; optim.frozen keeps parameters as they are")
+        raise UserError("--optim.embedding-lr needs an --optim.lr above 0; --optim.frozen keeps parameters as they are")
     _validate_order(data, train)
     tracker_names(config.observe)
     if optim.warmup_steps and optim.warmup_tokens:
-        raise UserError("optim.warmup_steps and optim.warmup_tokens are both given: keep one, set the other to 0")
+        raise UserError("--optim.warmup-steps and --optim.warmup-tokens are both given: keep one, set the other to 0")
     if not (optim.beta1 < 1 and optim.beta2 < 1):
-        raise UserError("optim.beta1 and optim.beta2 must be below 1")
+        raise UserError("--optim.beta1 and --optim.beta2 must be below 1")
+
+
+def flag(name: str) -> str:
+    """The flag of a field: recipe.model.n_layer is --model.n-layer."""
+    return "--" + re.sub("^(recipe|machine|observe)[.]", "", name).replace("_", "-")
 
 
 def tracker_names(observe: Observe) -> list[str]:
@@ -385,7 +390,7 @@ def tracker_names(observe: Observe) -> list[str]:
     for name in names:
         if name not in TRACKERS:
             raise UserError(
-                f"trackers: there is no '{name}'{suggestion(name, TRACKERS)}; there are {', '.join(TRACKERS)}"
+                f"--trackers: there is no '{name}'{suggestion(name, TRACKERS)}; there are {', '.join(TRACKERS)}"
             )
     return names
 
@@ -397,7 +402,8 @@ def parse_order(order: str) -> tuple[int, int] | None:
     match = re.fullmatch("sequential:([1-9][0-9]{0,5})x([1-9][0-9]{0,5})", order)
     if not match:
         raise UserError(
-            f"data.order is {order!r}: it is shuffled, sequential, or sequential:BxW with numbers, like sequential:64x8"
+            f"--data.order is {order!r}: it is shuffled, sequential, or sequential:BxW with numbers, like "
+            "sequential:64x8"
         )
     return int(match[1]), int(match[2])
 
@@ -407,8 +413,8 @@ def _validate_order(data: DataConfig, train: TrainConfig) -> None:
     tokens = math.prod(micro_batches or (1,)) * data.sequence_length
     if micro_batches and train.tokens_per_step % tokens:
         raise UserError(
-            f"data.order {data.order} reads {tokens} tokens at once (B x W sequences of {data.sequence_length}): "
-            f"train.tokens_per_step {train.tokens_per_step} is not a multiple of that"
+            f"--data.order {data.order} reads {tokens} tokens at once (B x W sequences of {data.sequence_length}): "
+            f"--train.tokens-per-step {train.tokens_per_step} is not a multiple of that"
         )
 
 

@@ -6,9 +6,14 @@ import contextlib
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import IO
+
+from overnight.words import duration
+
+PACE = 30.0  # seconds between lines of progress where there is no terminal
 
 
 class Console:
@@ -50,14 +55,19 @@ class Console:
                 self._write(self.shown)
             self._log(text)
 
+    def clear(self) -> None:
+        """Takes the live line away, for what others print."""
+        with self.lock:
+            self._erase()
+            self.shown = ""
+
     def __enter__(self) -> Console:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._erase()
-        self.shown = ""
+        self.clear()
         if self.log is not None:
             with contextlib.suppress(OSError):
                 self.log.close()
@@ -81,6 +91,27 @@ class Console:
             with contextlib.suppress(OSError, ValueError):
                 self.log.write(text + "\n")
                 self.log.flush()
+
+
+class Stages:
+    """How far a command is: on a terminal at every call, elsewhere a line every 30 seconds at most."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self.told = console, time.monotonic()
+        self.what, self.begun, self.first = "", 0.0, 0.0
+
+    def __call__(self, what: str, share: float = 0.0) -> None:
+        """Says what is being done, and what share of it is; from the second call on also how long it will take."""
+        now = time.monotonic()
+        if what != self.what:
+            self.what, self.begun, self.first = what, now, share
+        if not self.console.live and now - self.told < PACE:
+            return
+        self.told = now
+        done, left = share - self.first, ""
+        if done > 0 and share < 1:
+            left = f", {duration((now - self.begun) * (1 - share) / done)} left"
+        self.console.progress(f"{what} {100 * share:.0f}%{left}" if share else what)
 
 
 def _width() -> int:

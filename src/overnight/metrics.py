@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import time
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,6 +55,20 @@ class Deferred:
         return ready
 
 
+def validation_losses(path: Path) -> dict[int, float]:
+    """The losses that a metrics.jsonl has, by step; lines that are none of its own are passed over."""
+    found = {}
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        for line in file:
+            if b'"val_loss"' not in line:  # most lines are of training, and there may be hundreds of thousands
+                continue
+            with contextlib.suppress(ValueError):
+                match json.loads(line):
+                    case {"step": int(step), "val_loss": float(loss)}:
+                        found[step] = loss
+    return found
+
+
 class Clock:
     """Time spent in training steps, apart from hooks and checkpoints."""
 
@@ -80,10 +97,3 @@ class Clock:
         self.total += self.spent
         self.spent, self.marked_step = 0.0, step
         return lap, self.total / max(1, step - self.first_step)
-
-
-def duration(seconds: float) -> str:
-    """1:02:03, or 2:03 below an hour."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

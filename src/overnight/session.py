@@ -187,7 +187,7 @@ def open_dataset(config: Config, data: Mixture) -> Dataset:
     recipe = config.recipe
     length, order, vocab_size = recipe.data.sequence_length, recipe.data.order, recipe.model.vocab_size
     if len(data.corpora) > 1 and configuration.parse_order(order):
-        raise UserError(f"data.order {order} is the order of one corpus: take 'shuffled' or 'sequential' for several")
+        raise UserError(f"--data.order {order} is the order of one corpus: take 'shuffled' or 'sequential' for several")
     datasets = {
         corpus.name: TokenDataset(open_stream(corpus.manifest, "train"), length, recipe.seed, order, vocab_size)
         for corpus in data.corpora
@@ -271,7 +271,7 @@ def _refuse_changed_decisions(folder: RunFolder) -> None:
 
 def _refuse_differences(folder: RunFolder, frozen: Config, config: Config) -> None:
     found = [
-        f"{name}: {old!r} in the run, {new!r} now"
+        f"{configuration.flag(name)}: {old!r} in the run, {new!r} now"
         for name, old, new in configuration.differences(frozen.recipe, config.recipe)
         if name != "train.steps"
     ]
@@ -300,6 +300,6 @@ def _more_steps(folder: RunFolder, frozen: Config, config: Config) -> int | None
         return None
     if asked < current:
         raise UserError(
-            f"train.steps {asked} is less than the {current} of {folder.path}: a run can only be made longer"
+            f"--train.steps {asked} is less than the {current} of {folder.path}: a run can only be made longer"
         )
     return asked

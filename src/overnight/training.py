@@ -22,11 +22,12 @@ from overnight.guard import Bad, Guard
 from overnight.loader import Dataset, Numbers, hash64, to_device
 from overnight.loss import IGNORE
 from overnight.machine.device import autocast, out_of_memory
-from overnight.metrics import Clock, Deferred, duration
+from overnight.metrics import Clock, Deferred, validation_losses
 from overnight.model import LanguageModel, load_weights
 from overnight.parallel import Exchange
 from overnight.runs import RunFolder, now
 from overnight.saving import Saver
+from overnight.words import duration
 
 
 class Hook(Protocol):
@@ -65,7 +66,7 @@ class Training:
     dump: Callable[[Training, Bad], None] = lambda training, bad: None  # writes down what is known of a bad step
     tokenizer: Any = None
     step: int = 0  # updates made
-    val_loss: dict[int, float] = field(default_factory=dict)  # by step, of this attempt
+    val_loss: dict[int, float] = field(default_factory=dict)  # by step
     metrics: Deferred = field(default_factory=Deferred)
     stop: Callable[[], bool] = lambda: False  # whether the run was asked to end
 
@@ -315,7 +316,8 @@ def restore(training: Training) -> None:
     folder.metrics.cut(state.offsets["metrics.jsonl"])
     folder.samples.cut(state.offsets["samples.jsonl"])
     training.step = training.saver.saved = state.step
-    training.val_loss = {step: loss for step, loss in training.val_loss.items() if step <= state.step}
+    measured = {**validation_losses(folder.metrics.path), **training.val_loss}
+    training.val_loss = {step: loss for step, loss in measured.items() if step <= state.step}
     training.metrics = Deferred()
     training.guard.go_on(state.recent_losses)
 

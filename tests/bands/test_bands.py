@@ -99,7 +99,7 @@ def test_what_cannot_be_compared_says_why():
         assert why in found.sentences()[0]
         assert [in_the_run(band, dataset)(look) for look in means] == [""] * 5
     elsewhere = [dataclasses.replace(look, step=look.step + 1) for look in means]
-    assert "knows none of the steps" in judge(band, made.run(), elsewhere).reason
+    assert "evaluated at others (--eval.every changes it)" in judge(band, made.run(), elsewhere).reason
     assert "111,539" in judge(band, made.run(), made.looks(made.MEANS, tokens=5000, size=5000)).reason
     assert judge(band, made.run(dataset={"fingerprint": "f" * 64}), means).name == "inside"  # an older run's entry
 

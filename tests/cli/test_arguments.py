@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from overnight.cli.arguments import flags, parse
 from overnight.cli.prepare import Arguments as PrepareArguments
 from overnight.cli.train import Arguments as TrainArguments
-from overnight.config import Machine, Observe, Recipe
+from overnight.config import POSITIVE, SEEDS, Config, Machine, Observe, Recipe, differences, flag
 from overnight.errors import UserError
 
 
@@ -94,11 +95,13 @@ def test_what_is_not_given_comes_from_the_default() -> None:
         (["--model.n_layr=3"], ["--model.n_layr", "(did you mean --model.n-layer?)"]),
         (["--zzzzzz", "1"], ["unknown option --zzzzzz"]),
         (["another"], ["another"]),
-        (["--kind", "c"], ["kind", "c"]),
-        (["--count", "three"], ["three"]),
-        (["--model.n-layer", "3.5"], ["3.5"]),
-        (["--model.lr", "fast"], ["fast"]),
-        (["--model.lr"], ["lr"]),
+        (["--kind", "c"], ["make: --kind is one of a, b, not 'c'; see"]),
+        (["--count", "three"], ["make: --count takes a whole number, not 'three'; see"]),
+        (["--model.n-layer", "3.5"], ["make: --model.n-layer takes a whole number, not '3.5'; see"]),
+        (["--model.lr", "fast"], ["make: --model.lr takes a number, not 'fast'; see"]),
+        (["--model.lr=it's"], ['make: --model.lr takes a number, not "it\'s"; see']),
+        (["--model.lr"], ["make: --model.lr needs a value; see"]),
+        (["--loud", "maybe"], ["unknown option maybe: --loud takes no value, --no-loud is its opposite"]),
     ],
     ids=str,
 )
@@ -175,6 +178,15 @@ def test_the_training_flags_have_the_names_that_bind() -> None:
     assert (machine.precision, machine.device, machine.compile, machine.micro_batch) == ("bf16", "cpu", "off", 7)
     every = (observe.checkpoint.every, observe.eval.every, observe.sample.every, observe.log.every)
     assert every == (7, 7, 7, 7)
+
+
+def test_every_field_is_named_by_its_flag() -> None:
+    unlike = dataclasses.replace(
+        Config(preset="x"), recipe=Recipe(seed=-1), machine=Machine(threads=-1), observe=Observe(trackers="-1")
+    )
+    names = [name for name, _, _ in differences(Config(), unlike) if name != "preset"]
+    assert [flag(name) for name in names] == ["--seed", "--threads", "--trackers"]
+    assert {flag(name) for name in POSITIVE | SEEDS} <= set(flags(TrainArguments))
 
 
 def test_no_two_training_flags_have_one_name() -> None:

@@ -123,8 +123,8 @@ def test_another_dataset_is_refused(run, overnight, tiny, tmp_path):
         (["nothing:there"], "nothing"),
         (["demo", "--seed", str(2**63), "--data", "DATASET"], "seed is 9223372036854775808: it must be below 2**63"),
         (["demo", "--seed", "-1", "--data", "DATASET"], "seed is -1"),
-        (["demo", "--model.n-head", "0", "--data", "DATASET"], "model.n_head is 0"),
-        (["demo", "--model.vocab-size", "0", "--data", "DATASET"], "model.vocab_size is 0"),
+        (["demo", "--model.n-head", "0", "--data", "DATASET"], "overnight: --model.n-head is 0"),
+        (["demo", "--model.vocab-size", "0", "--data", "DATASET"], "--model.vocab-size is 0"),
     ],
 )
 def test_mistakes_get_one_line_and_exit_code_2(overnight, dataset, tmp_path, arguments, message):
@@ -139,7 +139,7 @@ def test_mistakes_get_one_line_and_exit_code_2(overnight, dataset, tmp_path, arg
     ("arguments", "message"),
     [
         (["--data.sequence-length", "100"], "the nearest are"),
-        (["--model.n-head", "7"], "model.n_head 7"),
+        (["--model.n-head", "7"], "--model.n-head 7"),
         (["--data.sequence-length", "1048576", "--train.tokens-per-step", "1048576"], "needs at least 1048577"),
         (["--device", "cuda:9"], "--device cuda:9"),
         (["--precision", "tf32"], "tf32"),

@@ -19,6 +19,7 @@ from made_runs import CONFIG, MakeRun, attempt_line, eval_line, task_line, train
 from strict_html import Page
 
 import overnight.report
+from overnight.cli.report import main
 from overnight.errors import UserError
 from overnight.report import write_report
 
@@ -183,6 +184,22 @@ def test_not_a_run_and_nowhere_to_write(make_run: MakeRun, tmp_path: Path) -> No
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot be written .* choose another file with --out"):
         write_report([make_run()], tmp_path / "file" / "report.html")
+
+
+def test_a_folder_of_runs_stands_for_all_of_them(
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second, runs = make_run("runs/first"), make_run("runs/second"), tmp_path / "runs"
+    (runs / "locked").mkdir()
+    (runs / "locked" / "lock").write_text("{}")
+    (runs / ".hidden").mkdir()
+    said, out = f"{runs / 'locked'}: no run in it, left out", tmp_path / "report.html"
+    for paths in ([runs], sorted(runs.glob("[!.]*")), [first, runs, second]):
+        assert main([*map(str, paths), "--out", str(out)]) == 0
+        assert capsys.readouterr().out.splitlines() == [said, str(out)]
+        assert "2 runs" in Page(out.read_text(encoding="utf-8")).text
+    with pytest.raises(UserError, match="locked is not a run folder"):
+        main([str(runs / "locked")])
 
 
 json_values = st.recursive(

@@ -84,6 +84,11 @@ class Band:
             found[step] = Limits(mean, spread, next_run(spread, len(self.seeds), LEVEL))
         return found
 
+    @cached_property
+    def first(self) -> int:
+        """The first step at which runs are compared; before it they have learned nothing."""
+        return min((step for step in self.losses if step), default=0)
+
     @property
     def bits_per_byte(self) -> float:
         """What a loss in nats per token is multiplied by to give bits per byte."""

@@ -134,7 +134,9 @@ def judge(band: Band, run: Measured, looks: Sequence[Look]) -> Verdict:
         return Verdict(band, None, reason, unlike)
     covered = [look for look in looks if look.step in band.limits and look.step > 0]
     if not covered:
-        return Verdict(band, None, f"the band of {band.preset} knows none of the steps at which this run was evaluated")
+        steps = f"{band.first:,} to {max(band.limits):,}"
+        other = f"that of {band.preset} has losses at certain steps from {steps}; this run was evaluated at others"
+        return Verdict(band, None, f"{other} (--eval.every changes it)")
     last = max(covered, key=lambda look: look.step)
     place = locate(band, run.dataset, last)
     if place is None:

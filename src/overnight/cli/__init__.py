@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from overnight import __version__
 from overnight.errors import UserError, suggestion
+from overnight.words import printable
 
 COMMANDS = {  # name: what it does, as `overnight --help` prints it
     "demo": "prepare text, train a small model, sample from it and write a report: no network needed",
@@ -72,7 +73,7 @@ def guarded(arguments: Sequence[str]) -> int:
             raise
         text = str(_refused(error) if isinstance(error, OSError) else error)
         # words of a file may be in it: none of them shall move the terminal's cursor
-        print("overnight: " + "".join(c if c.isprintable() else "\ufffd" for c in text), file=sys.stderr)
+        print("overnight: " + printable(text), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         if debug:

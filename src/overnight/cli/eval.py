@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,6 +18,7 @@ from overnight.errors import UserError
 from overnight.launching import is_worker, launch, processes_here
 
 if TYPE_CHECKING:
+    from overnight.console import Console, Stages
     from overnight.distributed import World
     from overnight.evals.alone import DatasetLoss, Subject
     from overnight.evals.base import Result
@@ -70,17 +70,19 @@ def main(arguments: Sequence[str]) -> int:
     processes = 1 if is_worker() else processes_here(given.processes, given.device)
     if processes > 1:
         return launch(["eval", *arguments], processes, lambda: 0)
+    from overnight.console import Console
     from overnight.distributed import current_world, joined
 
     world = current_world()
     quiet = contextlib.redirect_stdout(io.StringIO()) if world.rank else contextlib.nullcontext()
-    with joined(world), quiet:
-        _evaluate(given, world)
+    with joined(world), quiet, Console.silent() if world.rank else Console(stream=sys.stderr) as console:
+        _evaluate(given, world, console)
     return 0
 
 
-def _evaluate(given: Arguments, world: World) -> None:
+def _evaluate(given: Arguments, world: World, console: Console) -> None:
     """On every rank; what is printed and written is rank 0's."""
+    from overnight.console import Stages
     from overnight.evals import alone, registry
     from overnight.evals.fitting import require_fit
     from overnight.files import to_json
@@ -90,23 +92,27 @@ def _evaluate(given: Arguments, world: World) -> None:
     data = (given.data or _own_dataset(given.source)) if wants_loss else given.data
     if given.save_baseline and not wants_loss:
         raise UserError("eval: --save-baseline keeps a loss: add it to --evals")
-    evaluations = world.in_turn(lambda: _evaluations(asked, given.examples))
+    stages = Stages(console)
+    evaluations = world.in_turn(lambda: _evaluations(asked, given.examples, console.line))
     if given.calibrate and not evaluations:
         raise UserError("eval: --calibrate scores GPT-2 on the tasks of --evals: name one, as in hellaswag")
-    calibrated = _calibrate(evaluations, given, world) if given.calibrate else []
-    subject = alone.open_subject(given.source, given.checkpoint, given.device, given.precision, world)
+    calibrated = _calibrate(evaluations, given, world, stages) if given.calibrate else []
+    stages(f"reading {given.source}")
+    subject = alone.open_subject(given.source, given.checkpoint, given.device, given.precision, world, console.line)
     for evaluation in evaluations:
         require_fit(evaluation, subject.weights.known_tokenizer(), subject.gpt.block_size)
     out = given.out or (_own_folder(given.source, subject) if evaluations or given.harness else None)
     told = subject.facts() | ({"calibration": calibrated} if calibrated else {})
     if wants_loss and data is not None:
-        told |= _loss(subject, data, given)
-    results = [alone.task(subject, evaluation, out, _progress(evaluation.name)) for evaluation in evaluations]
+        told |= _loss(subject, data, given, stages)
+    results = [alone.task(subject, evaluation, out, _answered(stages, evaluation.name)) for evaluation in evaluations]
+    console.clear()
     results += _harness(given, out, world)
     if results:
         told["tasks"] = [alone.result_json(found) for found in results]
     if out is not None and world.rank == 0:
         alone.keep_results(out, subject, told)
+    console.clear()
     if given.json:
         print(to_json(told, indent=2))
         return
@@ -114,17 +120,21 @@ def _evaluate(given: Arguments, world: World) -> None:
         _print(subject, found, given.show)
 
 
-def _calibrate(evaluations: list[Any], given: Arguments, world: World) -> list[str]:
+def _calibrate(evaluations: list[Any], given: Arguments, world: World, stages: Stages) -> list[str]:
     """What the released GPT-2 gets, told at once."""
     from overnight.evals import alone
     from overnight.evals.calibrate import MODEL, calibration
 
-    released = alone.open_subject(MODEL, "best", given.device, given.precision, world)
+    stages(f"reading {MODEL}")
+    released = alone.open_subject(MODEL, "best", given.device, given.precision, world, stages.console.line)
     lines = [
         line
         for evaluation in evaluations
-        for line in calibration(alone.task(released, evaluation, None, _progress(f"{MODEL}, {evaluation.name}")))
+        for line in calibration(
+            alone.task(released, evaluation, None, _answered(stages, f"{MODEL}, {evaluation.name}"))
+        )
     ]
+    stages.console.clear()
     for line in lines:
         print(f"calibration: {line}", file=sys.stderr if given.json else sys.stdout)
     return lines
@@ -165,19 +175,20 @@ def _with_file(asked: list[Asked], file: Path | None) -> list[Asked]:
     return [replace(one, file=file) if one in tasks else one for one in asked]
 
 
-def _evaluations(asked: list[Asked], examples: str) -> list[Any]:
+def _evaluations(asked: list[Asked], examples: str, say: Callable[[str], None]) -> list[Any]:
     from overnight.data.sizes import parse_count
     from overnight.evals import registry
 
     tasks = [one for one in asked if one.name != "loss"]
-    return [registry.make(one, parse_count(examples), _tell, trusted=True) for one in tasks]
+    return [registry.make(one, parse_count(examples), say, trusted=True) for one in tasks]
 
 
-def _loss(subject: Subject, data: Path, given: Arguments) -> dict[str, Any]:
+def _loss(subject: Subject, data: Path, given: Arguments, stages: Stages) -> dict[str, Any]:
     from overnight.data.sizes import parse_count
     from overnight.evals import alone
 
-    measured = alone.dataset_loss(subject, data, given.split, parse_count(given.tokens))
+    measured = alone.dataset_loss(subject, data, given.split, parse_count(given.tokens), stages)
+    stages.console.clear()
     if given.save_baseline and subject.world.rank == 0:
         alone.save_baseline(data, subject, measured)
     if not given.json:
@@ -209,19 +220,9 @@ def _print(subject: Subject, found: Result, show: int) -> None:
         print("\n  (nats of each ending; > the likeliest)")
 
 
-def _progress(name: str) -> Any:
-    """How far an evaluation is, on a terminal."""
-
-    def tell(done: int, total: int) -> None:
-        if sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
-            end = "\n" if done == total else ""
-            print(f"\r{name}: {done:,} of {total:,}", end=end, file=sys.stderr, flush=True)
-
-    return tell
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr)
+def _answered(stages: Stages, name: str) -> Callable[[int, int], None]:
+    """Tells how many of an evaluation's questions are answered."""
+    return lambda done, total: stages(f"{name}, {total:,} questions:", done / max(1, total))
 
 
 def _own_folder(source: str, subject: Subject) -> Path | None:

@@ -44,6 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     given = parse(Arguments, arguments, "export")
     if given.private and given.push is None:
         raise UserError("export: --private goes with --push USER/NAME")
+    from overnight.console import Console, Stages
     from overnight.exchange import push
     from overnight.exchange.certificate import CertificateError
     from overnight.exchange.export import export
@@ -51,9 +52,18 @@ def main(arguments: Sequence[str]) -> int:
     if given.push is not None:
         push.check(given.push)
     try:
-        certificate = export(
-            given.source, given.to, given.out, given.checkpoint, given.dtype, given.licence, given.approximate_gelu
-        )
+        with Console(stream=sys.stderr) as console:
+            certificate = export(
+                given.source,
+                given.to,
+                given.out,
+                given.checkpoint,
+                given.dtype,
+                given.licence,
+                given.approximate_gelu,
+                Stages(console),
+                console.line,
+            )
     except CertificateError as error:
         print(f"overnight: nothing is exported: {error}", file=sys.stderr)
         return 1

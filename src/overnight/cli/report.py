@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -18,8 +17,8 @@ class Arguments:
     """Losses, evaluations, learning rate, throughput, samples, configuration and history of runs, as one HTML file."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
-    """Run folders, finished or under way; also logs of build-nanogpt, nanoGPT and llm.c. Several are laid over each
-    other."""
+    """Run folders, finished or under way, or a folder of runs; also logs of build-nanogpt, nanoGPT and llm.c. Several
+    are laid over each other."""
     out: Path | None = None
     """The file to write; by default report.html in the run's folder, or here for several runs."""
     png: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
@@ -32,13 +31,18 @@ def main(arguments: list[str]) -> int:
     """Writes the report and prints its path."""
     options = parse(Arguments, arguments, "report")
     if not options.runs:
-        raise UserError("report: which run? Give one or more run folders, as in `overnight report RUN`")
+        raise UserError(
+            "report: which run? Give one or more run folders, or a folder of runs, as in `overnight report RUN`"
+        )
     from overnight.data.sizes import parse_count
     from overnight.report.document import write_page
+    from overnight.report.folders import runs_among
     from overnight.report.logs import read
     from overnight.report.page import page
 
-    paths = _runs_among(tuple(dict.fromkeys(options.runs)))
+    paths, left_out = runs_among(options.runs)
+    for folder in left_out:
+        print(f"{folder}: no run in it, left out")
     tokens = parse_count(options.tokens_per_step)
     runs = [read(path, tokens) for path in paths]
     for run in runs:
@@ -52,13 +56,3 @@ def main(arguments: list[str]) -> int:
 
         print(*write_pngs(runs, options.png), sep="\n")
     return 0
-
-
-def _runs_among(paths: Sequence[Path]) -> Sequence[Path]:
-    """Of several folders, as from a glob, those that are runs; what is left out is said."""
-    if len(paths) == 1:
-        return paths
-    others = [path for path in paths if path.is_dir() and not (path / "config.json").exists()]
-    for other in others:
-        print(f"{other} is not a run: left out")
-    return [path for path in paths if path not in others] or paths

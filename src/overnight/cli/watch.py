@@ -39,8 +39,11 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(
             "watch: which run? Give one or more run folders, or a folder of runs, as in `overnight watch RUN`"
         )
+    from overnight.report.folders import passed_over
     from overnight.watch.watcher import Watcher
 
+    for folder in passed_over(given.runs):
+        print(f"{folder}: no run in it yet, left out until there is")
     watcher = Watcher(given.runs)
     if given.terminal:
         from overnight.watch.terminal import follow

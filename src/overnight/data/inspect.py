@@ -13,6 +13,7 @@ from overnight.data.streams import Stream
 from overnight.errors import UserError
 from overnight.files import sha256
 from overnight.mapped import mapped_shard
+from overnight.words import one_line
 
 HIDDEN = {"split_rule", "pieces_rule"}  # sentences, too long for a list
 
@@ -63,13 +64,8 @@ def description(manifest: Manifest, statistics: list[str], samples: list[dict[st
         lines += ["", "some documents"]
     for sample in samples:
         lines.append(f"  {sample['split']}: {sample['file']} row {sample['row']}, {sample['tokens']:,} tokens")
-        lines.append("    " + printable(sample["text"]))
+        lines.append("    " + one_line(sample["text"]))
     return lines
-
-
-def printable(text: str) -> str:
-    """A text on one line, and without a stranger's terminal codes."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in " ".join(text.split()))
 
 
 def random_documents(manifest: Manifest, count: int, seed: int) -> list[dict[str, Any]]:

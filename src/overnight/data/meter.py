@@ -7,7 +7,8 @@ import time
 from collections import deque
 from typing import Protocol
 
-from overnight.data.sizes import duration, short, size
+from overnight.data.sizes import short, size
+from overnight.words import duration
 
 RATES = 50  # reports over which a download's rate is taken
 

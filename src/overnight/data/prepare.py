@@ -25,13 +25,14 @@ from overnight.data.plan import Plan, PrepareOptions
 from overnight.data.planning import WORK, Request, planned
 from overnight.data.pool import cores
 from overnight.data.shards import remove_shards
-from overnight.data.sizes import duration, size
+from overnight.data.sizes import size
 from overnight.data.sources import RemoteSource, Source
 from overnight.data.spill import Spill
 from overnight.data.tokenizing import EXAMPLES, Task
 from overnight.errors import UserError
 from overnight.files import sha256, write_atomic, write_json
 from overnight.tokenizers import Tokenizer, dtype_for
+from overnight.words import duration
 
 __all__ = ["PrepareOptions", "prepare"]
 

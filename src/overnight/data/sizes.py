@@ -1,4 +1,4 @@
-"""Numbers as people write and read them: 100M tokens, 1.5 GB, 3 min."""
+"""Numbers as people write and read them: 100M tokens, 1.5 GB."""
 
 from __future__ import annotations
 
@@ -38,13 +38,3 @@ def scaled(count: float, unit: str) -> str:
             value = count / factor
             return f"{value:.3g} {prefix}{unit}" if value < 999.5 else f"{value:.0f} {prefix}{unit}"
     return f"{count:.3g} {unit}"
-
-
-def duration(seconds: float) -> str:
-    """'45 s', '3 min 20 s', '2 h 5 min'."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

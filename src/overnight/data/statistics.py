@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from overnight.data.dataset import SPLITS, Manifest, load_tokenizer
 from overnight.data.duplicates import Hashes, duplicates
-from overnight.data.inspect import printable
 from overnight.data.sizes import short
 from overnight.data.streams import Positions, Stream
 from overnight.errors import UserError
+from overnight.words import one_line, printable
 
 if TYPE_CHECKING:
     from overnight.tokenizers import Tokenizer
@@ -158,7 +158,7 @@ def _columns(common: list[Json]) -> list[str]:
 
 def _quoted(text: str) -> str:
     quoted = repr(text).replace("\\\\", "\\")  # a backslash once
-    return "".join(character if character.isprintable() else "\ufffd" for character in quoted)
+    return printable(quoted)
 
 
 def _copies(found: Json) -> list[str]:
@@ -170,5 +170,5 @@ def _copies(found: Json) -> list[str]:
     for example in found["examples"]:
         places = ", ".join(f"{place['split']} {place['file']} row {place['row']}" for place in example["documents"])
         more = ", ..." if example["count"] > len(example["documents"]) else ""
-        lines += [f"  {example['count']:,} times: {places}{more}", f"    {printable(example['text'])}"]
+        lines += [f"  {example['count']:,} times: {places}{more}", f"    {one_line(example['text'])}"]
     return lines

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
@@ -82,24 +81,37 @@ class DatasetLoss:
 
 
 def open_subject(
-    source: str, which: str = "best", device: str = "auto", precision: Precision = "fp32", world: World | None = None
+    source: str,
+    which: str = "best",
+    device: str = "auto",
+    precision: Precision = "fp32",
+    world: World | None = None,
+    say: Callable[[str], None] = sources.on_stderr,
 ) -> Subject:
     """The model that `source` names, on a device; `which` is the checkpoint of a run."""
     world = world or World()
     read = sources.use if world.rank == 0 else sources.read  # what there is to say is said once
-    found = world.in_turn(lambda: read(source, which))
-    on = choose_device(device, lambda line: print(line, file=sys.stderr), world)
+    found = world.in_turn(lambda: read(source, which, say))
+    on = choose_device(device, say, world)
     machine.check_precision(precision, on)
     machine.set_matmul_precision(precision)
     name = source if found.step is None else f"{Path(source).resolve().name} at step {found.step}"
     return Subject(name, found, found.build().to(on), on, precision, world)
 
 
-def dataset_loss(subject: Subject, data: Path, split: str = "val", tokens: int = 0) -> DatasetLoss:
+def dataset_loss(
+    subject: Subject,
+    data: Path,
+    split: str = "val",
+    tokens: int = 0,
+    progress: Callable[[str, float], None] = lambda what, share: None,
+) -> DatasetLoss:
     """The mean loss over `tokens` tokens of a split (0: all), spread evenly.
 
-    Raises UserError where the dataset's tokenizer is not the model's.
+    `progress` gets what is done, and what share of it is. Raises UserError where the dataset's tokenizer is not the
+    model's.
     """
+    progress(f"checking {data}", 0.0)
     manifest = Manifest.read(data)
     require_unchanged([manifest], splits=[split])
     tokenizer, length = load_tokenizer(manifest), subject.gpt.block_size
@@ -114,6 +126,7 @@ def dataset_loss(subject: Subject, data: Path, split: str = "val", tokens: int =
             subject.device,
             tokenizer.token_bytes(),
             subject.world,
+            progress=lambda share: progress(f"loss on {data}, {split}", share),
         )
     return DatasetLoss(split, length, loss)
 

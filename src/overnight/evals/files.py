@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 from overnight.data.formats import is_known, suffixes
 from overnight.data.formats.compression import Damaged, blocks, lines
-from overnight.data.formats.limits import printable
 from overnight.data.formats.text import BOM
 from overnight.data.hub.finding import CONVERTED, find, find_converted
 from overnight.data.lock import locked
@@ -20,6 +19,7 @@ from overnight.files import PARTIAL, sync
 from overnight.network import web
 from overnight.network.hub import Hub
 from overnight.network.web import cache_folder
+from overnight.words import REASON, one_line
 
 LARGEST = 2**28  # bytes of a file at an address
 Say = Callable[[str], None]
@@ -152,9 +152,9 @@ def _object(line: bytes, where: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON: {printable(str(error))}") from None
+        raise UserError(f"{where}: not JSON: {one_line(str(error), REASON)}") from None
     if not isinstance(value, dict):
-        raise UserError(f"{where}: not a JSON object but {printable(str(value), 40)}")
+        raise UserError(f"{where}: not a JSON object but {one_line(str(value), 40)}")
     return value
 
 
@@ -170,7 +170,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 number += 1
                 yield f"{path}, row {number}", row
     except BROKEN as error:
-        raise UserError(f"{path}, after row {number}: not a parquet file: {printable(str(error))}") from None
+        raise UserError(f"{path}, after row {number}: not a parquet file: {one_line(str(error), REASON)}") from None
 
 
 def _kept(folder: Path) -> Path | None:

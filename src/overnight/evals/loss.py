@@ -83,18 +83,21 @@ def mean_loss(
     token_bytes: npt.NDArray[np.int32],
     world: World | None = None,
     split: str = "validation",
+    progress: Callable[[float], None] = lambda share: None,
 ) -> Loss:
     """The mean of what `forward` gives for each target, (batch, length), on `blocks`, `batch` rows at a time.
 
     The processes of a world divide the rows, and each gets the whole result; all make equally many calls, of one shape.
-    Float32 losses are summed in float64, row by row: neither `batch` nor the number of processes matters.
+    Float32 losses are summed in float64, row by row: neither `batch` nor the number of processes matters. `progress`
+    gets the share that is done.
     """
     world = world or World()
     own = itertools.islice(blocks(stream, length, limit), world.rank, None, world.size)
     filler = (np.zeros(length, dtype=np.int64), np.full(length, IGNORE, dtype=np.int64))
     padded = itertools.chain(own, itertools.repeat(filler))
     rows: list[tuple[float, int, int]] = []  # nats, targets, and the bytes they stand for
-    for _ in range(-(-world.share(row_count(stream, length, limit)) // batch)):
+    turns = -(-world.share(row_count(stream, length, limit)) // batch)
+    for turn in range(turns):
         hanging.beat()
         inputs, targets = (np.stack(part) for part in zip(*itertools.islice(padded, batch), strict=True))
         real = targets != IGNORE
@@ -102,6 +105,7 @@ def mean_loss(
         nats = forward(to_device(inputs, device), to_device(targets, device)).cpu().double().sum(1)
         sizes = np.where(real, token_bytes[targets], 0).sum(1, dtype=np.int64)
         rows += zip(nats.tolist(), real.sum(1).tolist(), sizes.tolist(), strict=True)
+        progress((turn + 1) / turns)
     found = world.interleaved([row for row in rows if row[1]])
     if not found:
         raise UserError(

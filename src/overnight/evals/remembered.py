@@ -18,7 +18,7 @@ PORTION = 512  # questions of a process that are scored between two looks at the
 
 
 def remembering(
-    scorer: Scorer,
+    scorer: Callable[..., list[list[Answer]]],
     path: Path | None,
     identity: dict[str, object],
     world: World,
@@ -27,7 +27,8 @@ def remembering(
     """`scorer` in portions, each written to `path` (None: nowhere), and not asked again for what stands there.
 
     `identity` says what the answers depend on beside the question: weights, precision. A file with another one is begun
-    anew. `progress` gets how many questions are answered, and of how many.
+    anew. `progress` gets how many questions are answered, and of how many; `scorer` is given a `progress` of its own,
+    to which it tells the share of its questions.
     """
     known, log = _open(path, identity, world)
 
@@ -38,12 +39,18 @@ def remembering(
         size = PORTION * world.size  # with fewer some of many processes would have nothing to do
         for start in range(0, len(missing), size):
             portion = missing[start : start + size]
-            for index, answers in zip(portion, scorer([questions[index] for index in portion]), strict=True):
+            before = len(questions) - len(missing) + start
+
+            def within(share: float, before: int = before, count: int = len(portion)) -> None:
+                progress(before + int(share * count), len(questions))
+
+            found = scorer([questions[index] for index in portion], progress=within)
+            for index, answers in zip(portion, found, strict=True):
                 known[keys[index]] = answers
                 if log is not None:
                     plain = [[answer.nats, answer.tokens, answer.greedy] for answer in answers]
                     log.append({"question": keys[index], "answers": plain})
-            progress(len(questions) - len(missing) + start + len(portion), len(questions))
+            progress(before + len(portion), len(questions))
         return [known[key] for key in keys]
 
     return score

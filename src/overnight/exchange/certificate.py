@@ -7,9 +7,9 @@ other, so that memory holds one of them.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,20 @@ MOST = 1e-4
 PROMPTS, PROMPT, CONTINUED = 3, 16, 50
 AT_ONCE = 1024  # tokens
 PROBE = f" two  spaces\n\n\ttabs, I'm we've 12345 naïve cafe\u0301 日本語 😀 {END_OF_TEXT}\nend \n"
+
+Tell = Callable[[str, float], None]
+T = TypeVar("T")
+
+
+def silent(what: str, share: float) -> None:
+    """Tells nobody what is done."""
+
+
+def told_of(parts: Sequence[T], what: str, tell: Tell) -> Iterator[T]:
+    """The parts, each told before its turn."""
+    for number, part in enumerate(parts):
+        tell(what, number / len(parts))
+        yield part
 
 
 class CertificateError(Exception):
@@ -57,37 +71,43 @@ class Expected:
     """How far the dtype's rounding, or another activation, moved a logit of the model that was trained."""
 
 
-def expect(pretrained: Pretrained, written: Pretrained, text: Text) -> Expected:
+def expect(pretrained: Pretrained, written: Pretrained, text: Text, tell: Tell = silent) -> Expected:
     """What `written` gives, which is the model rounded to what the files can hold.
 
-    Raises CertificateError where its logits are not finite.
+    `tell` gets what is done, and what share of it is. Raises CertificateError where its logits are not finite.
     """
     own = Overnight(written, pretrained.tokenizer)
-    logits = [own.logits(part) for part in _parts(text)]
+    logits = [own.logits(part) for part in told_of(_parts(text), "computing the model's logits", tell)]
     largest = float(torch.stack([end.abs() for part in logits for end in part.aminmax()]).max())
     if not largest < float("inf"):
         raise CertificateError("in this --dtype the model's logits are not finite numbers; use another --dtype")
     prompts, count = _prompts(text)
+    tell("continuing prompts with the model", 0.0)
     continued = own.greedy(prompts, count) if count else []
     along = [
         own.logits(torch.tensor([[*prompt, *ids]]))[0, len(prompt) - 1 :]
         for prompt, ids in zip(prompts.tolist(), continued, strict=True)
     ]
+    tell("finding out what rounding changes", 0.0)
     del own  # two models at once would take twice the memory
     rounding = 0.0 if written is pretrained else _rounding(pretrained, text, logits)
     return Expected(logits, prompts, count, continued, along, largest, rounding)
 
 
-def certify(pretrained: Pretrained, expected: Expected, reload: Callable[[], Runtime], text: Text) -> dict[str, Any]:
-    """Compares what `reload` loads with what is expected of it.
+def certify(
+    pretrained: Pretrained, expected: Expected, reload: Callable[[], Runtime], text: Text, tell: Tell = silent
+) -> dict[str, Any]:
+    """Compares what `reload` loads with what is expected of it; `tell` as in `expect`.
 
     Returns the certificate's findings; raises CertificateError in one line at the first difference.
     """
+    tell("reloading what was written", 0.0)
     with told("what was written cannot be loaded"):
         runtime = reload()
     tolerance = min(MOST, RELATIVE * max(1.0, expected.largest))
     with told(f"{runtime.name} fails on what was written"):
-        difference = compare_logits(expected, runtime, text, tolerance)
+        difference = compare_logits(expected, runtime, text, tolerance, tell)
+        tell(f"continuing prompts with {runtime.name}", 0.0)
         continuations = compare_continuations(expected, runtime, tolerance)
         tokenizer = None if pretrained.tokenizer is None else _tokenizer(pretrained.tokenizer, runtime, text)
     return {
@@ -135,10 +155,11 @@ def _prompts(text: Text) -> tuple[Tensor, int]:
     return starts[: PROMPTS if count else 0], count
 
 
-def compare_logits(expected: Expected, runtime: Runtime, text: Text, tolerance: float) -> float:
+def compare_logits(expected: Expected, runtime: Runtime, text: Text, tolerance: float, tell: Tell = silent) -> float:
     """The largest difference of any logit; CertificateError where it is above `tolerance`."""
     largest = 0.0
-    for part, own in zip(_parts(text), expected.logits, strict=True):
+    parts = told_of(_parts(text), f"computing the logits of {runtime.name}", tell)
+    for part, own in zip(parts, expected.logits, strict=True):
         theirs = runtime.logits(part)
         if theirs.shape != own.shape:
             raise CertificateError(

@@ -15,7 +15,7 @@ from overnight.data.foreign.meta import NAME as META
 from overnight.errors import UserError, suggestion
 from overnight.exchange import gguf, huggingface, llamacpp, llmc, nanogpt, sources
 from overnight.exchange.card import card
-from overnight.exchange.certificate import CertificateError, Expected, Text, certify, expect, told
+from overnight.exchange.certificate import CertificateError, Expected, Tell, Text, certify, expect, silent, told
 from overnight.exchange.held_out import held_out
 from overnight.exchange.runtimes import Overnight, Runtime, transformers_or_own
 from overnight.files import PARTIAL, folder_atomic, sha256, write_atomic, write_json
@@ -103,16 +103,21 @@ def export(
     dtype: str = "float32",
     licence: str = "unknown",
     approximate_gelu: bool = False,
+    tell: Tell = silent,
+    say: Callable[[str], None] = sources.on_stderr,
 ) -> dict[str, Any]:
     """Writes what `source` names into the folder `out` for the program `to`; returns the certificate.
 
     `approximate_gelu` makes the model's GELU the one that the program has: the certificate has what that changes.
 
+    `tell` gets what is done, and what share of it is; `say` what there is to know of the source.
+
     The folder has README.md and certificate.json too. It is complete or absent. Raises UserError where the program's
     model is another one or `out` is in use, CertificateError where what was written, reloaded, is not the model.
     """
     target = _checked(to, dtype, licence, out, approximate_gelu)
-    pretrained = model = sources.read(source, which)
+    tell(f"reading {source}", 0.0)
+    pretrained = model = sources.read(source, which, say)
     if model.model.block not in target.blocks:
         others = [name for name, other in TARGETS.items() if model.model.block in other.blocks]
         instead = f"; --to {', '.join(others)} takes it" if others else ", as every target here"
@@ -121,15 +126,18 @@ def export(
         )
     if approximate_gelu and target.gelu is not None:
         model = replace(pretrained, model=replace(pretrained.model, activation=target.gelu))
+    tell("taking a text to compare on", 0.0)
     text = held_out(pretrained)
     if out.exists():
         out.rmdir()  # it is empty; Windows renames nothing onto a folder that is there
     with folder_atomic(out) as aside:
+        tell(f"writing {out}", 0.0)
         with _writing(out):
             target.write(model, aside, dtype)
-        expected = expect(pretrained, target.rounded(model, dtype), text)
-        findings = certify(pretrained, expected, lambda: target.reload(aside, pretrained.tokenizer), text)
+        expected = expect(pretrained, target.rounded(model, dtype), text, tell)
+        findings = certify(pretrained, expected, lambda: target.reload(aside, pretrained.tokenizer), text, tell)
         findings |= target.more(aside, expected, pretrained, text, dtype)
+        tell("reckoning the hashes of the files", 0.0)
         trained = nanogpt.trained_by(pretrained)
         origin = {
             "name": Path(source).resolve().name,

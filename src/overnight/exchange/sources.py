@@ -29,12 +29,12 @@ KINDS = (
 )
 
 
-def _tell(line: str) -> None:
+def on_stderr(line: str) -> None:
     """Beside what a command prints, which may be JSON or a model's text."""
     print(line, file=sys.stderr)
 
 
-def read(source: str, which: str = "best", say: Callable[[str], None] = _tell) -> Pretrained:
+def read(source: str, which: str = "best", say: Callable[[str], None] = on_stderr) -> Pretrained:
     """The weights that `source` names: a path, gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a hub's OWNER/NAME.
 
     `which` is the checkpoint of a run: best, last or a step. UserError where there is nothing that can be read.
@@ -84,12 +84,12 @@ def _file(path: Path) -> Pretrained:
     return llmc.read(path) if llmc.is_one(path) else nanogpt.read(path)
 
 
-def use(source: str, which: str = "best") -> Pretrained:
-    """As `read`, for weights that are used as they are: what was assumed about them is said on standard error."""
-    found = read(source, which)
+def use(source: str, which: str = "best", say: Callable[[str], None] = on_stderr) -> Pretrained:
+    """As `read`, for weights that are used as they are: what was assumed about them is said as well."""
+    found = read(source, which, say)
     for note in found.notes:
         if note != MOMENTS and not found.other_tokenizer:  # which is told where the tokenizer is asked for
-            _tell(f"note: {note}")
+            say(f"note: {note}")
     return found
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from overnight.data.inspect import printable
 from overnight.inspection.measure import Inspection, Measured
-from overnight.report.wording import DASH
+from overnight.words import DASH, one_line
 
 HEADS = ("tensor", "shape", "parameters", "norm", "std", "max", "sv max", "sv min", "stable rank")
 PARTS = {
@@ -22,9 +21,9 @@ PARTS = {
 
 def lines(found: Inspection) -> list[str]:
     """All that `overnight inspect` shows, without terminal codes from the file."""
-    shown = [f"{found.source.where}: {shape(found)}", *(f"  {printable(fact)}" for fact in facts(found)), ""]
+    shown = [f"{found.source.where}: {shape(found)}", *(f"  {one_line(fact)}" for fact in facts(found)), ""]
     shown += _table([HEADS, *(row(tensor) for tensor in found.tensors)])
-    return [*shown, "", printable(totals(found)), *(f"warning: {printable(problem)}" for problem in found.problems)]
+    return [*shown, "", one_line(totals(found)), *(f"warning: {one_line(problem)}" for problem in found.problems)]
 
 
 def shape(found: Inspection) -> str:
@@ -66,7 +65,7 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns of one width each: the name on the left, numbers on the right."""
     columns = []
     for number, column in enumerate(zip(*rows, strict=True)):
-        cells = [printable(cell) for cell in column]
+        cells = [one_line(cell) for cell in column]
         width = max(map(len, cells))
         columns.append([cell.ljust(width) if number == 0 else cell.rjust(width) for cell in cells])
     return ["  ".join(cells) for cells in zip(*columns, strict=True)]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from overnight import optim
-from overnight.data.inspect import printable
 from overnight.data.mixture import Mixture
 from overnight.dumps import FORMAT, found
 from overnight.errors import UserError
@@ -15,6 +14,7 @@ from overnight.guard import NAME, Guard
 from overnight.origins import Origins
 from overnight.runs import RunFolder, datasets_of, read_lines
 from overnight.session import open_dataset
+from overnight.words import one_line
 
 Json = dict[str, Any]
 TEXTS, CHARACTERS = 4, 400  # sequences whose text is shown, and how much of it
@@ -123,7 +123,7 @@ def lines(seen: Json) -> list[str]:
         shown += _sequence(sequence, len({one["corpus"] for one in seen["sequences"]}) > 1)
     if (left := len(seen["sequences"]) - LISTED) > 0:
         shown.append(f"  and {left:,} more sequences; --json has them all")
-    return [line[: len(line) - len(line.lstrip())] + printable(line) for line in shown]
+    return [line[: len(line) - len(line.lstrip())] + one_line(line) for line in shown]
 
 
 def _logged(seen: Json) -> str:
@@ -151,7 +151,7 @@ def _sequence(sequence: Json, several: bool) -> list[str]:
         told = [f"{one['file']} row {one['row']} ({one['tokens']:,})" for one in documents[:DOCUMENTS]]
         more = f" and {len(documents) - DOCUMENTS} more" if len(documents) > DOCUMENTS else ""
         shown = [begin + ", ".join(told) + more]
-    return shown + (["    " + printable(sequence["text"])] if "text" in sequence else [])
+    return shown + (["    " + one_line(sequence["text"])] if "text" in sequence else [])
 
 
 def _number(value: object) -> str:

@@ -20,9 +20,11 @@ NOT_OF_A_BAND = ("path", "manifest")  # where a dataset lay, and what is only of
 
 
 def verdict(run: RunData) -> Verdict | None:
-    """The verdict on a run; None where its preset has no band, or nothing was measured."""
+    """The verdict on a run; None where its preset has no band, or the run was not measured as late as that begins."""
     band, seen = find(str(run.config.get("preset"))), looks(run)
-    return judge(band, measured(run), seen) if band is not None and seen else None
+    if band is None or all(look.step < band.first for look in seen):
+        return None
+    return judge(band, measured(run), seen)
 
 
 def reference(run: RunData) -> Reference | None:
@@ -65,7 +67,7 @@ def looks(run: RunData) -> list[Look]:
     tokens, bits = _by_step(run, "eval.val_tokens"), _by_step(run, "eval.val_bits_per_byte")
     errors = _by_step(run, "eval.val_loss_stderr")
     return [
-        Look(int(step), loss, int(tokens.get(step) or 0), bits.get(step, math.nan), errors.get(step))
+        Look(int(step), loss, int(np.nan_to_num(tokens.get(step, 0))), bits.get(step, math.nan), errors.get(step))
         for step, loss in _by_step(run, "eval.val_loss").items()
     ]
 

@@ -18,7 +18,8 @@ function duration(seconds) {
   const minutes = Math.round(seconds / 60), two = (n) => String(n).padStart(2, "0");
   if (seconds < 60) return seconds.toFixed(seconds < 10 ? 1 : 0) + "s";
   if (seconds < 3600) return Math.floor(seconds / 60) + "m " + two(Math.floor(seconds % 60)) + "s";
-  return Math.floor(minutes / 60) + "h " + two(minutes % 60) + "m";
+  if (minutes < 48 * 60) return Math.floor(minutes / 60) + "h " + two(minutes % 60) + "m";
+  return Math.floor(minutes / 1440) + "d " + Math.floor((minutes % 1440) / 60) + "h";
 }
 const timeUnit = (span) => (span > 7200 ? [3600, "h"] : span > 180 ? [60, "m"] : [1, "s"]);
 

@@ -12,7 +12,8 @@ from overnight.report.published import verdict
 from overnight.report.run_data import RunData
 from overnight.report.series import Numbers
 from overnight.report.tasks import best, curve, heading, kinds, main_metric, results, with_error
-from overnight.report.wording import DASH, Html, escape, join, short, table
+from overnight.report.wording import Html, escape, join, short, table
+from overnight.words import DASH
 
 MOST_ROWS = 100
 FEW = 12  # rows that need not be folded away

@@ -10,7 +10,8 @@ from overnight.report.facts import Facts, Validation, bad_steps, dig, facts, not
 from overnight.report.published import verdict
 from overnight.report.run_data import RunData
 from overnight.report.tasks import Kind, heading, kinds, main_metric, results, several_ways, with_error
-from overnight.report.wording import DASH, Html, duration, escape, join, moment, several, short, table, tiles
+from overnight.report.wording import Html, escape, join, moment, several, short, table, tiles
+from overnight.words import DASH, duration
 
 MOST_TASKS = 6  # in the headline; all are in the table of evaluations
 

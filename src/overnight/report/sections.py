@@ -12,7 +12,8 @@ from overnight.report.charts import COLORS
 from overnight.report.facts import dig
 from overnight.report.run_data import RunData
 from overnight.report.series import Json
-from overnight.report.wording import DASH, Html, escape, join, moment, number, short, table
+from overnight.report.wording import Html, escape, join, moment, number, short, table
+from overnight.words import DASH
 
 MOST_SAMPLES = 60  # steps of a run whose samples are shown, the first and the last among them
 MOST_TEXTS = 8

@@ -9,7 +9,8 @@ import numpy as np
 from overnight.report.charts import COLORS
 from overnight.report.run_data import RunData
 from overnight.report.time_spent import REST, TRAINING, Spent
-from overnight.report.wording import DASH, Html, duration, escape, join, short, table
+from overnight.report.wording import Html, escape, join, short, table
+from overnight.words import DASH, duration
 
 UNKNOWN = (
     "The rest is what no line tells the length of: loading, trying out the machine, compiling, sampling, checkpoints. "

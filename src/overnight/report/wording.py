@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-DASH = "–"
+from overnight.words import DASH
+
 # What HTML cannot hold, and lone surrogates, which UTF-8 cannot: sampled text may contain anything.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 NUMERIC = re.compile(r"[-+±]?\d[\d,. ]*(e[-+]?\d+)?( ?[a-zA-Z%/]{1,3})?$")
@@ -53,20 +54,6 @@ def short(value: float) -> str:
         if abs(value) >= size:
             return f"{value / (1e3 if unit == 'k' else size):.3g}{unit}"
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
-
-
-def duration(seconds: float) -> str:
-    """43s, 12m 05s, 7h 41m, 3d 4h."""
-    if not math.isfinite(seconds):
-        return DASH
-    if seconds < 60:
-        return f"{seconds:.0f}s" if seconds >= 10 else f"{seconds:.1f}s"
-    if seconds < 3600:
-        return f"{int(seconds // 60)}m {int(seconds % 60):02d}s"
-    minutes = round(seconds / 60)
-    if minutes < 48 * 60:
-        return f"{minutes // 60}h {minutes % 60:02d}m"
-    return f"{minutes // 1440}d {minutes % 1440 // 60}h"
 
 
 def moment(text: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from rich.console import Console, Group
@@ -15,11 +16,25 @@ from rich.text import Text
 
 from overnight.report.facts import facts
 from overnight.report.run_data import RunData
-from overnight.report.wording import UNPRINTABLE, duration
+from overnight.report.wording import UNPRINTABLE
 from overnight.watch.page import speed
 from overnight.watch.watcher import Look, Seen, Watcher
+from overnight.words import duration
 
 PACE = 2.0  # seconds between looks
+NAME = 12  # letters of a run's name that are shown, however narrow the terminal
+WIDEST = 1000  # columns to measure a table in
+GIVEN_UP = (
+    "Loss so far",
+    "",
+    "Best",
+    "Heard",
+    "Tokens/s",
+    "Loss",
+    "Left",
+    "Val",
+)  # where the terminal is narrow, in this order
+Cells = Mapping[str, str | Text | ProgressBar]
 BLOCKS = " ▁▂▃▄▅▆▇█"
 STYLES = {"training": "bold blue", "starting": "blue", "finished": "bold green", "killed": "bold red",
           "stopping": "yellow", "silent": "yellow"}  # fmt: skip
@@ -30,51 +45,72 @@ def follow(watcher: Watcher) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=max(console.width, 120))
-        console.print(screen(watcher.look(), console.width))
+        console.print(screen(watcher.look(), console))
         return
     with contextlib.suppress(KeyboardInterrupt), Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
-            live.update(screen(watcher.look(), console.width), refresh=True)
+            live.update(screen(watcher.look(), console), refresh=True)
             time.sleep(PACE)
 
 
-def screen(look: Look, width: int) -> Group:
+def screen(look: Look, console: Console) -> Group:
     """The table of all runs; of a single one also its curve, its last sample and the end of its log."""
-    parts: list[Table | Panel | Text] = [_table(look)]
+    parts: list[Table | Panel | Text] = [_table(look, console)]
     for seen in look.runs:
         if seen.state.text and not seen.state.live:
             parts.append(Text(plain(f"{seen.path}: {seen.state.text}"), style="dim"))
     if len(look.runs) == 1 and look.runs[0].run:
-        parts += _details(look.runs[0], look.runs[0].run, width)
+        parts += _details(look.runs[0], look.runs[0].run, console.width)
     if look.left_out:
         parts.append(Text(f"{look.left_out} older runs left out", style="dim"))
     return Group(*parts)
 
 
-def _table(look: Look) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("Run", "State", "", "Step", "Loss", "Speed", "Val", "Best", "Left", "Heard", "Loss so far"):
-        last = name == "Loss so far"
-        table.add_column(name, overflow="crop" if last else "fold", no_wrap=last)
+def _table(look: Look, console: Console) -> Table:
+    """A line a run, with as many columns as the terminal has room for."""
     now = time.time()
-    for seen in look.runs:
-        known = facts(seen.run) if seen.run else None
-        state = seen.state
-        loss, rate = ([*speed(seen.run), "", ""] if seen.run else ["", ""])[:2]
-        table.add_row(
-            plain(seen.run.name if seen.run else str(seen.path)),
-            Text(state.name, style=STYLES.get(state.name, "")),
-            ProgressBar(100, 100 * min(1.0, known.step / known.steps), width=12) if known and known.steps else "",
-            (f"{known.step:,} of {known.steps:,}" if known.steps else f"{known.step:,}") if known else "",
-            loss.removeprefix("loss "),
-            rate,
-            f"{known.final.loss:.4f}" if known and known.final else "",
-            f"{known.best.loss:.4f}" if known and known.best else "",
-            duration(max(0.0, state.done - now)) if state.done else "",
-            duration(max(0.0, now - state.heard)) + " ago" if state.heard else "",
-            bars(_losses(seen.run), 20)[0] if seen.run else "",
-        )
+    rows = [_cells(seen, now) for seen in look.runs]
+    names = [name for name in rows[0] if any(row[name] for row in rows)]
+    table = _filled(names, rows, console.width)
+    for least in GIVEN_UP:
+        if least not in names:
+            continue
+        if console.measure(table, options=console.options.update(width=WIDEST)).maximum <= console.width:
+            break
+        names.remove(least)
+        table = _filled(names, rows, console.width)
     return table
+
+
+def _filled(names: Sequence[str], rows: Sequence[Cells], width: int) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in names:
+        longest = max(NAME, width // 3) if name == "Run" else None
+        table.add_column(name, overflow="ellipsis", no_wrap=True, max_width=longest)
+    for row in rows:
+        table.add_row(*(row[name] for name in names))
+    return table
+
+
+def _cells(seen: Seen, now: float) -> Cells:
+    """What there is to say of a run, by column."""
+    run, state = seen.run, seen.state
+    known = facts(run) if run else None
+    loss, rate = ([*speed(run), "", ""] if run else ["", ""])[:2]
+    steps = known.steps if known else None
+    return {
+        "Run": plain(run.name if run else str(seen.path)),
+        "State": Text(state.name, style=STYLES.get(state.name, "")),
+        "": ProgressBar(100, 100 * min(1.0, known.step / steps), width=12) if known and steps else "",
+        "Step": (f"{known.step:,} of {steps:,}" if steps else f"{known.step:,}") if known else "",
+        "Loss": loss.removeprefix("loss "),
+        "Tokens/s": rate.removesuffix(" tokens/s"),
+        "Val": f"{known.final.loss:.4f}" if known and known.final else "",
+        "Best": f"{known.best.loss:.4f}" if known and known.best else "",
+        "Left": duration(max(0.0, state.done - now)) if state.done else "",
+        "Heard": duration(max(0.0, now - state.heard)) + " ago" if state.heard else "",
+        "Loss so far": bars(_losses(run), 20)[0] if run else "",
+    }
 
 
 def _details(seen: Seen, run: RunData, width: int) -> list[Table | Panel | Text]:

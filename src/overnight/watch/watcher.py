@@ -10,6 +10,7 @@ from pathlib import Path
 
 from overnight.errors import UserError
 from overnight.report.bands import reference
+from overnight.report.folders import is_run, runs_in
 from overnight.report.logs import read
 from overnight.report.run_data import RunData, RunReader
 from overnight.watch.state import State, state, waiting
@@ -67,7 +68,7 @@ class Watcher:
         found: list[Path] = []
         left_out = 0
         for path in self.paths:
-            inner = [] if path.is_file() or (path / "config.json").exists() else _runs_in(path)
+            inner = runs_in(path)
             latest = sorted(inner, key=_changed)[-MOST_RUNS:]
             left_out += len(inner) - len(latest)
             found += sorted(latest) or [path]
@@ -85,7 +86,7 @@ class Watcher:
         return seen
 
     def _read(self, path: Path) -> Seen:
-        if not path.is_file() and not (path / "config.json").exists():
+        if not path.is_file() and not is_run(path):
             self.readers.pop(path, None)
             return Seen(path, waiting(path), None, log_end(path))
         try:
@@ -110,13 +111,6 @@ def log_end(folder: Path) -> str:
         return ""
     lines = content.splitlines()[1 if size > LOG_BYTES else 0 :]
     return "\n".join(lines[-LOG_LINES:])
-
-
-def _runs_in(path: Path) -> list[Path]:
-    try:
-        return [config.parent for config in path.glob("*/config.json")]
-    except OSError:
-        return []
 
 
 def _fingerprint(path: Path) -> tuple[object, ...]:

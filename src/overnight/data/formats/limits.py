@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from overnight.data.sources import Bad, Document
+from overnight.words import one_line
 
 LARGEST = 32 * 2**20  # bytes of a document in a row, and of a line
 UNBROKEN = 2 * 2**20  # characters; a tokenizer needs about 50 bytes of memory for each in a word
@@ -34,11 +35,6 @@ def too_large(file: str, where: str, what: str = "document") -> Bad:
     return Bad(file, f"{where}: the {what} is larger than {LARGEST:,} bytes")
 
 
-def printable(text: str, most: int = 200) -> str:
-    """A file's own words for a message: one line, cut, without control characters."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text[: 4 * most].split()))[:most]
-
-
 def listed(names: list[str]) -> str:
     """The first few names of fields or columns."""
-    return ", ".join(printable(name, 40) for name in names[:NAMES]) or "none"
+    return ", ".join(one_line(name, 40) for name in names[:NAMES]) or "none"

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from overnight.data.formats import stamp, suffixes
-from overnight.data.formats.limits import LARGEST, allowed, document, printable, too_large
+from overnight.data.formats.limits import LARGEST, allowed, document, too_large
 from overnight.data.formats.parquet_columns import (
     CONTAINER,
     FOOTER,
@@ -30,6 +30,7 @@ from overnight.data.formats.parquet_pages import rows_at_a_time, walk
 from overnight.data.formats.thrift import Malformed
 from overnight.data.sources import Bad, Document, Empty, Span
 from overnight.errors import UserError
+from overnight.words import REASON, one_line
 
 ROWS = 128  # decoded at a time
 SMALLEST = 2**22  # bytes of text for which a row group is not divided: each range of it decodes most of it
@@ -56,7 +57,7 @@ class ParquetFormat:
         except Malformed as problem:
             reason = str(problem)
         except BROKEN as error:
-            reason = f"not a parquet file: {printable(str(error))}"
+            reason = f"not a parquet file: {one_line(str(error), REASON)}"
         return [Span(file, 0, 0, 0, stamp=mark, bad=reason)]
 
     def read(self, path: Path, span: Span) -> Iterator[Document | Bad]:
@@ -72,7 +73,7 @@ class ParquetFormat:
         except Malformed as problem:
             yield Bad(span.file, f"the parquet data is broken after row {row}: {problem}")
         except BROKEN as error:
-            yield Bad(span.file, f"the parquet data is broken after row {row}: {printable(str(error))}")
+            yield Bad(span.file, f"the parquet data is broken after row {row}: {one_line(str(error), REASON)}")
 
     def _document(self, value: Any, file: str, row: int) -> Document | Bad:
         where = f"row {row}"

@@ -10,9 +10,9 @@ from typing import IO
 
 import pyarrow as pa
 
-from overnight.data.formats.limits import printable
 from overnight.data.formats.parquet_columns import Chunk
 from overnight.data.formats.thrift import FALSE, I32, STRUCT, Cut, Fields, Malformed, Reader
+from overnight.words import REASON, one_line
 
 PAGE = 256 * 2**20  # bytes of a page, decompressed; writers aim at 1 MiB, pyarrow puts 1,024 rows in one
 HELD = 600 * 2**20  # bytes of memory for a page and a dictionary as they are decoded
@@ -141,7 +141,7 @@ def _decompressed(content: bytes, own: Fields, kind: int, size: int, codec: int)
     try:
         return bytes(pa.Codec(CODECS[codec]).decompress(content, size - levels))
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise Malformed(f"a page cannot be decompressed: {printable(str(error))}") from None
+        raise Malformed(f"a page cannot be decompressed: {one_line(str(error), REASON)}") from None
 
 
 def _check_delta(content: bytes, values: int, encoding: int, levels: bool) -> None:

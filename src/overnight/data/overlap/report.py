@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from overnight.data.dataset import SPLITS, Manifest
-from overnight.data.inspect import printable
 from overnight.data.overlap.items import CONTEXT, TEXT, Item, read_items
 from overnight.data.overlap.ngrams import LEAST, NGrams, words
 from overnight.data.overlap.search import Found, search
 from overnight.data.sizes import short
 from overnight.data.streams import Stream
 from overnight.errors import UserError
+from overnight.words import one_line
 
 EXAMPLES = 5
 QUARTERS = ("none", "up to 25%", "up to 50%", "up to 75%", "more", "all")
@@ -133,5 +133,5 @@ def told(found: Json) -> list[str]:
     for example in found["examples"]:
         place = f"{example['split']} {example['file']} row {example['row']}"
         lines.append(f"  {example['item']}, {100 * example['share_found']:.0f}% found, in {place}")
-        lines.append(f"    {printable(example['words'])}")
+        lines.append(f"    {one_line(example['words'])}")
     return lines
