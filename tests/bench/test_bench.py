@@ -14,17 +14,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from overnight import optim, training
+from overnight import attention, optim, training
 from overnight.bench import ladder, opening, text
-from overnight.bench.bench import Result
+from overnight.bench.bench import Result, bench
 from overnight.bench.ladder import Rung, Setting
 from overnight.bench.timing import Spread, Steps, Stopwatch
 from overnight.config import Config
 from overnight.console import Console
-from overnight.distributed import ALONE
+from overnight.distributed import ALONE, current_world, joined
+from overnight.files import write_json
 from overnight.machine import device as machine
 from overnight.machine import peak
 from overnight.presets import shakespeare_char_cpu
+from overnight.verify import processes, worker
 from running import Overnight
 
 TINY = [
@@ -143,6 +145,29 @@ def test_a_stopwatch_counts_each_part(monkeypatch: pytest.MonkeyPatch) -> None:
     assert stopwatch.seconds == {"": 1.0, "one": 2.0 + 4.0, "two": 3.0}
 
 
+def one_of_several(rank: int, size: int, port: int, folder: Path) -> None:
+    worker.take_place(rank, size, port)
+    peak.matmul = lambda device, precision: 1e12  # type: ignore[assignment]
+    peak.bandwidth = lambda device: 1e10  # type: ignore[assignment]
+    world = current_world()
+    config = small()
+    machine_too = replace(config.machine, micro_batch=2)
+    with joined(world):
+        found = bench(replace(config, machine=machine_too), None, world, Console.silent(), steps=2)
+    write_json(folder / f"{rank}.json", found.to_json())
+
+
+def test_several_processes(tmp_path: Path) -> None:
+    processes.run(2, one_of_several, tmp_path)
+    one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert one["choices"] == other["choices"]
+    assert (one["choices"]["processes"], one["choices"]["parallel"]) == (2, "ddp")
+    assert one["run_tokens_per_step"] == 12 * 64
+    assert one["tokens_per_step"] == other["tokens_per_step"] == one["micro_batches"] * 2 * 2 * 64
+    assert one["parts"] == other["parts"] and one["parts"]["sync"] > 0
+    assert one["peaks"]["matmul"] == 2e12
+
+
 def result(**changed: object) -> Result:
     made = Result(
         preset="p",
@@ -214,6 +239,7 @@ def test_a_rungs_switches_hold_only_there() -> None:
 def test_climbing(overnight: Overnight, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "compile_problem", lambda device: "no C++ compiler")
     monkeypatch.setattr(machine, "precisions", lambda device: ["fp32", "bf16"])
+    monkeypatch.setattr(attention, "SHORT", 16)
     settings: list[Setting] = []
     climbed = ladder._climbed
 
@@ -238,6 +264,17 @@ def test_climbing(overnight: Overnight, monkeypatch: pytest.MonkeyPatch) -> None
         Setting("bf16", written_attention=False, padded=True),
         Setting("bf16", written_attention=False, padded=True, fused=True),
     ]
+
+
+def test_the_rung_of_attention_is_left_out_where_a_run_has_no_use_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "compile_problem", lambda device: "no C++ compiler")
+    monkeypatch.setattr(machine, "precisions", lambda device: ["fp32", "bf16"])
+    left_out = {name: reason for name, _, reason in ladder.ladder(torch.device("cpu"), small())}
+    assert "attention written out" in left_out["scaled_dot_product_attention (flash)"]
+    monkeypatch.setattr(machine, "precisions", lambda device: ["fp32"])
+    left_out = {name: reason for name, _, reason in ladder.ladder(torch.device("cpu"), small())}
+    assert not left_out["scaled_dot_product_attention (flash)"]
+    assert left_out["bf16"] == "no instructions for 16-bit products here"
 
 
 def test_the_ladders_table() -> None:

@@ -105,6 +105,21 @@ def test_a_wrong_endpoint_is_named(endpoint: str, monkeypatch: pytest.MonkeyPatc
     assert found.advice == "HF_ENDPOINT names it: unset it to use https://huggingface.co"
 
 
+def test_a_name_that_is_looked_up_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    monkeypatch.setattr(surroundings, "PATIENCE", 0.01)
+    forever = threading.Event()
+
+    def look_up(*given: object, **options: object) -> None:
+        forever.wait(60)
+        raise OSError
+
+    monkeypatch.setattr("urllib.request.urlopen", look_up)
+    assert surroundings.network().value == "https://huggingface.co does not answer within 0.02 s"
+    forever.set()
+
+
 def test_a_cache_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "a" / "b"))
     assert surroundings.cache().verdict == "ok"

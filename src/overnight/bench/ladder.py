@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from overnight import attention, optim
 from overnight import model as models
-from overnight import optim
 from overnight.bench.opening import opened
 from overnight.bench.timing import Spread, Steps
 from overnight.config import Config, Precision
@@ -84,7 +84,9 @@ def ladder(device: torch.device, config: Config) -> Iterator[tuple[str, dict[str
     yield "tf32", {"precision": "tf32"}, tf32
     yield half or "bf16", {"precision": half}, "" if half else "no instructions for 16-bit products here"
     yield "torch.compile", {"compile": True}, machine.compile_problem(device) or ""
-    yield "scaled_dot_product_attention (flash)", {"written_attention": False}, ""
+    short = half and device.type == "cpu" and config.recipe.data.sequence_length <= attention.SHORT
+    written = f"a CPU is faster with attention written out over up to {attention.SHORT} tokens" if short else ""
+    yield "scaled_dot_product_attention (flash)", {"written_attention": False}, written
     yield f"vocabulary padded to a multiple of {models.PAD_TO}", {"padded": True}, ""
     fused = "" if device.type in optim.FUSED else "torch has none for this device"
     yield "fused AdamW", {"fused": True}, fused

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -18,16 +19,26 @@ PATIENCE = 5.0  # seconds for the hub to answer
 
 def network() -> Finding:
     """Whether the hub, or the mirror that HF_ENDPOINT names, answers."""
-    from http.client import HTTPException
-    from urllib.error import HTTPError
-    from urllib.request import urlopen
-
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or HUB
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
         return Finding("network", "not asked: HF_HUB_OFFLINE is set", "what the hub's cache holds can be used", "note")
     advice = "what is on this machine works without; HF_ENDPOINT names a mirror, https_proxy a proxy"
     if endpoint != HUB:
         advice = f"HF_ENDPOINT names it: unset it to use {HUB}"
+    found: list[Finding] = []
+    # a name may take far longer to look up than a connection may take to be made
+    asking = threading.Thread(target=lambda: found.append(_asked(endpoint, advice)), daemon=True)
+    asking.start()
+    asking.join(2 * PATIENCE)
+    late = Finding("network", f"{endpoint} does not answer within {2 * PATIENCE:g} s", advice, "note")
+    return found[0] if found else late
+
+
+def _asked(endpoint: str, advice: str) -> Finding:
+    from http.client import HTTPException
+    from urllib.error import HTTPError
+    from urllib.request import urlopen
+
     begin = time.perf_counter()
     try:
         with urlopen(f"{endpoint}/api/datasets?limit=1", timeout=PATIENCE) as answer:
