@@ -45,8 +45,9 @@ def seconds(command: list[str], folder: Path) -> float:
     return time.perf_counter() - begin
 
 
-def whole_split(forward, stream: TokenStream) -> float:
-    return mean_loss(forward, stream, 64, 0, 128, torch.device("cpu"), np.ones(65, dtype=np.int32)).mean
+def whole_split(forward, stream: TokenStream, length: int = 64) -> float:
+    rows = max(1, 8192 // length)
+    return mean_loss(forward, stream, length, 0, rows, torch.device("cpu"), np.ones(65, dtype=np.int32)).mean
 
 
 def nanogpt_loss(folder: Path, stream: TokenStream) -> float:
@@ -68,7 +69,8 @@ def nanogpt_loss(folder: Path, stream: TokenStream) -> float:
 def our_loss(run: Path, stream: TokenStream) -> float:
     import overnight
 
-    return whole_split(partial(overnight.load(run, "last", "cpu").gpt, per_token=True), stream)
+    gpt = overnight.load(run, "last", "cpu").gpt.eval()
+    return whole_split(partial(gpt, per_token=True), stream, gpt.block_size)
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""Training loops that are run beside each other, each in a process of its own: `python -m contenders NAME TASK`."""
