@@ -3,9 +3,10 @@
     git clone https://github.com/karpathy/nanoGPT && pip install requests
     python benchmarks/tinyshakespeare.py --nanogpt nanoGPT --text input.txt [--seeds 3] [--run "PRESET FLAG ..." ...]
 
-Each round, one for each seed, runs nanoGPT's command (its seed is fixed), then `overnight train` for each preset: imports,
-evaluations, metrics and checkpoints are in the time. Losses are of the last weights, float32, over the whole validation
-split in consecutive blocks of the model's own length. Without --run it takes every preset called modern-shakespeare...
+Each round, one for each seed, runs nanoGPT's command (its seed is fixed), then `overnight train` for each preset:
+imports, evaluations, metrics and checkpoints are in the time. Losses are of the last weights, float32, over the whole
+validation split in consecutive blocks of the model's own length. Without --run it takes every
+preset whose name begins with modern-shakespeare.
 Writes results/tinyshakespeare.md and .json after each process.
 """
 

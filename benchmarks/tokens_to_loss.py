@@ -2,9 +2,9 @@
 
     python benchmarks/tokens_to_loss.py --data DIR [--tokens 4000000] [--share 0.4] [--rates 1e-3 2e-3 4e-3 8e-3]
 
-On the same tokens, with as many layers, heads and as much width, through the `overnight train` command: GPT-2 once for each
-of AdamW's rates, over all tokens; then the modern model over a share of them, its own decay included. Seconds are the
-process' wall-clock, with imports, metrics, checkpoints and the same evaluations at the same steps. Writes
+On the same tokens, with as many layers, heads and as much width, through the `overnight train` command: GPT-2 once for
+each of AdamW's rates, over all tokens; then the modern model over a share of them, its own decay included. Seconds are
+the process' wall-clock, with imports, metrics, checkpoints and the same evaluations at the same steps. Writes
 results/tokens_to_loss.md and .json after each run.
 """
 
@@ -34,6 +34,7 @@ WARMUP = 715 / 19_073  # share of the steps, as in build-nanogpt
 EVALUATIONS = 10  # of a run over all tokens
 MODERN = "modern-shakespeare --model.bigram-rows 0"
 
+
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="a dataset folder")
@@ -56,6 +57,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         given.tokens_per_step, given.tokens, given.rates, given.measured = 512, 10_240, given.rates[:2], 2048
     return given
 
+
 def flags(given: argparse.Namespace, share: float) -> list[str]:
     """Of both models: size, batch, length, and what is measured when."""
     whole = given.tokens // given.tokens_per_step
@@ -67,6 +69,7 @@ def flags(given: argparse.Namespace, share: float) -> list[str]:
         "--sample.every": 0, "--checkpoint.every": max(1, whole // EVALUATIONS),
     }  # fmt: skip
     return [str(word) for pair in values.items() for word in pair]
+
 
 def trained(given: argparse.Namespace, name: str, preset: list[str], share: float, out: Path) -> dict[str, Any]:
     """One run of the command: its last loss, tokens and seconds, and its curve."""
@@ -88,6 +91,7 @@ def trained(given: argparse.Namespace, name: str, preset: list[str], share: floa
         "seconds": seconds,
         "curve": [{key: line[key] for key in ("step", "tokens", "val_loss")} for line in curve],
     }
+
 
 def main() -> None:
     given = arguments()
@@ -114,6 +118,7 @@ def main() -> None:
             write(given, found)
     print(table(found))
 
+
 def write(given: argparse.Namespace, found: dict[str, Any]) -> None:
     run = (found["modern"] or found["gpt2"])[-1]
     print(f"{run['name']}: {run['loss']:.4f} in {run['seconds']:.0f} s", file=sys.stderr, flush=True)
@@ -122,14 +127,15 @@ def write(given: argparse.Namespace, found: dict[str, Any]) -> None:
     (given.out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
     (given.out / f"{name}.md").write_text(table(found))
 
+
 def table(found: dict[str, Any]) -> str:
     settings, best = found["settings"], min(found["gpt2"], key=lambda run: run["loss"])
     lines = [
         "# Tokens to GPT-2's loss\n",
         f"{found['device']}, torch {found['torch']}, Python {found['python']}, load {found['load']:.1f} at the start, "
         f"{found['date']}; `python benchmarks/tokens_to_loss.py`. {settings['layers']} layers of {settings['width']}, "
-        f"{settings['heads']} heads, T={settings['length']}, {settings['tokens_per_step']:,} tokens a step; the loss is "
-        "that of the same validation tokens for all. Shares are of the best GPT-2's.\n",
+        f"{settings['heads']} heads, T={settings['length']}, {settings['tokens_per_step']:,} tokens a step; the loss "
+        "is that of the same validation tokens for all. Shares are of the best GPT-2's.\n",
         "| | parameters | loss | tokens | seconds | share of the tokens | of the time | reaches its loss |",
         "|---|---:|---:|---:|---:|---:|---:|---|",
     ]
@@ -143,8 +149,10 @@ def table(found: dict[str, Any]) -> str:
         lines.append("\nThe best rate is at the end of the sweep: a wider one may find a better.")
     return "\n".join(lines) + "\n"
 
+
 def _reached(run: dict[str, Any], best: dict[str, Any]) -> str:
     return "yes" if run["loss"] <= best["loss"] else f"no, {run['loss'] - best['loss']:.4f} above"
+
 
 if __name__ == "__main__":
     main()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from contenders.driver import Contender, Failed
@@ -71,7 +72,7 @@ def _points(contender: Contender, steps: int, measured: int) -> list[dict[str, f
 
 def reached(points: Sequence[Mapping[str, float]], loss: float, along: str) -> float | None:
     """Seconds or tokens at which a curve comes down to a loss, between its points in proportion; None: it does not."""
-    for before, after in zip(points, points[1:], strict=False):
+    for before, after in pairwise(points):
         if after["loss"] <= loss:
             share = (before["loss"] - loss) / (before["loss"] - after["loss"]) if before["loss"] > loss else 0.0
             return before[along] + share * (after[along] - before[along])

@@ -32,7 +32,8 @@ def ours() -> list[Entry]:
     chosen = "as the command chooses"
     return [
         Entry(OURS, "ours", chosen, {"model": "gpt2"}, learns=True),
-        Entry(MODERN, "ours", f"{chosen}; the modern model with Muon, same layers, width and heads", {"model": "modern"}, learns=True),
+        Entry(MODERN, "ours", f"{chosen}; the modern model with Muon, as many layers and as wide", {"model": "modern"},
+              learns=True),
     ]  # fmt: skip
 
 
@@ -45,7 +46,8 @@ def on_cpu(checkouts: Mapping[str, str]) -> list[Entry]:
                   {"compile": True, "autocast": True}, learns=True),
         ],
         "build-nanogpt": [
-            Entry("build-nanogpt", "build_nanogpt", "as it is: bf16 autocast, no compile", {"compile": False}, learns=True),
+            Entry("build-nanogpt", "build_nanogpt", "as it is: bf16 autocast, no compile", {"compile": False},
+                  learns=True),
             Entry("build-nanogpt, best", "build_nanogpt", "with compile", {"compile": True}, short_only=True),
         ],
         "transformers": [
@@ -67,11 +69,13 @@ def on_cpu(checkouts: Mapping[str, str]) -> list[Entry]:
 def on_cuda(checkouts: Mapping[str, str]) -> list[Entry]:
     entries = {
         "nanogpt": [
-            Entry("nanoGPT", "nanogpt", "as it is: bf16, compile, micro-batches of 12", {"compile": True}, batch=(12, 40)),
+            Entry("nanoGPT", "nanogpt", "as it is: bf16, compile, micro-batches of 12", {"compile": True},
+                  batch=(12, 40)),
             Entry("nanoGPT, best", "nanogpt", "larger micro-batches", {"compile": True}, learns=True),
         ],
         "build-nanogpt": [
-            Entry("build-nanogpt", "build_nanogpt", "as it is: bf16 autocast, no compile", {"compile": False}, learns=True),
+            Entry("build-nanogpt", "build_nanogpt", "as it is: bf16 autocast, no compile", {"compile": False},
+                  learns=True),
             Entry("build-nanogpt, best", "build_nanogpt", "with compile", {"compile": True}),
         ],
         "transformers": [

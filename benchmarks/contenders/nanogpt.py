@@ -16,7 +16,8 @@ from contenders.task import WARMUP, Gate, Task, nats, work_folder
 def run(task: Task, gate: Gate) -> None:
     checkout, compiled = Path(task.checkout), task.setting["compile"]
     flags = {
-        "device": task.device, "compile": compiled, "dataset": f"{task.work}/nanogpt", "block_size": task.sequence_length,
+        "device": task.device, "compile": compiled, "dataset": f"{task.work}/nanogpt",
+        "block_size": task.sequence_length,
         "out_dir": work_folder(task, "nanogpt-out"), "batch_size": task.micro_batch, "n_layer": task.n_layer,
         "gradient_accumulation_steps": task.accumulation, "n_head": task.n_head, "n_embd": task.n_embd,
         "learning_rate": task.lr, "min_lr": task.lr / 10, "max_iters": task.steps, "lr_decay_iters": task.steps,

@@ -19,6 +19,7 @@ from overnight.data.mixture import Mixture
 from overnight.evals.loss import mean_loss
 from overnight.loader import TokenStream
 from overnight.loss import IGNORE
+from overnight.machine.device import synchronize
 from overnight.session import open_stream
 
 Losses = Callable[[Tensor, Tensor], Tensor]  # nats of each target (B, T), of inputs and targets (B, T)
@@ -58,7 +59,7 @@ class Task:
 
     @property
     def flops_per_token(self) -> int:
-        """Of a GPT-2 of this size: 6 N + 12 L C T (Chowdhery et al. 2022, "PaLM", appendix B)."""
+        """Of a GPT-2 of this size: 6 N + 12 L C T, as `overnight bench` counts."""
         matrices = 12 * self.n_layer * self.n_embd**2 + self.vocab * self.n_embd
         return 6 * matrices + 12 * self.n_layer * self.n_embd * self.sequence_length
 
@@ -94,16 +95,12 @@ class Gate:
     def __call__(self) -> None:
         if self.left == 0:
             if self.begin:
-                self._synchronize()
+                synchronize(self.device)
                 self._answer({"seconds": time.perf_counter() - self.begin})
             self.left = self._asked()
-            self._synchronize()
+            synchronize(self.device)
             self.begin = time.perf_counter()
         self.left -= 1
-
-    def _synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
 
     def _asked(self) -> int:
         """Answers the driver until it wants steps; ends the process where there is no driver any more."""

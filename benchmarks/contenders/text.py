@@ -24,9 +24,10 @@ def _throughput(found: dict[str, Any]) -> str:
     flops = task["flops_per_token"]
     lines = [
         f"## Tokens a second, T={found['sequence_length']}\n",
-        f"{task['n_layer']} layers of {task['n_embd']}, {task['n_head']} heads. Each in turns with ours, two processes at "
-        f"a time; medians of the turns, in brackets the least and the most. {peak / 1e9:,.0f} GFLOP/s of bf16 matrix "
-        f"products measured in between; utilisation is {flops / 1e9:.2f} GFLOP a token (a GPT-2 of this size) in those.\n",
+        f"{task['n_layer']} layers of {task['n_embd']}, {task['n_head']} heads. Each in turns with ours, two processes "
+        f"at a time; medians of the turns, in brackets the least and the most. {peak / 1e9:,.0f} GFLOP/s of bf16 "
+        f"matrix products measured in between; utilisation is {flops / 1e9:.2f} GFLOP a token (a GPT-2 of this "
+        "size) in those.\n",
         "| | setting | parameters | sequences | tokens/s | utilisation | memory | ours is faster |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
@@ -48,13 +49,13 @@ def _throughput(found: dict[str, Any]) -> str:
 def _learning(found: dict[str, Any]) -> str:
     task = found["task"]
     done = [row for row in found["rows"] if "failed" not in row]
-    bar = next((row for row in done if row["name"].startswith("nanoGPT")), done[-1] if done else None)
+    bar = next((row for row in done if row["name"].startswith("nanoGPT")), done[0] if done else None)
     lines = [
         "## Loss against time\n",
         f"{task['n_layer']} layers of {task['n_embd']}, {task['n_head']} heads, T={task['sequence_length']}, "
-        f"{task['micro_batch'] * task['accumulation'] * task['sequence_length']:,} tokens a step; {found['seconds']:.0f} s "
-        f"of training each, without the first step, in which most compile; AdamW's rate {task['lr']:g}. The loss is that "
-        f"of the same {found['measured']:,} validation tokens for all.\n",
+        f"{task['micro_batch'] * task['accumulation'] * task['sequence_length']:,} tokens a step; "
+        f"{found['seconds']:.0f} s of training each, without the first step, in which most compile; AdamW's rate "
+        f"{task['lr']:g}. The loss is that of the same {found['measured']:,} validation tokens for all.\n",
         f"| | setting | parameters | tokens | seconds | loss | seconds to {bar['name'] if bar else 'the same'}'s loss "
         "| tokens to it |",
         "|---|---|---:|---:|---:|---:|---:|---:|",

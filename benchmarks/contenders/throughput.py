@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
@@ -13,8 +12,8 @@ import torch
 from contenders.driver import Contender, Failed
 from contenders.lineup import Entry
 from contenders.task import Task
+from overnight.machine import peak
 
-MATMUL = 2048, 8192  # width of the squares that are multiplied, on a CPU and on CUDA
 CHECKED = 2048  # validation tokens on which a contender shows that it trains
 
 
@@ -32,7 +31,7 @@ def compare(
         turn = _turn(ours, seconds)
         own: list[float] = []
         for entry in others:
-            found["matmul"].append(matmul(torch.device(task.device)))
+            found["matmul"].append(peak.matmul(torch.device(task.device), "bf16"))
             row = {"name": entry.name, "about": entry.about}
             try:
                 with Contender(entry, task) as peer:
@@ -79,19 +78,3 @@ def _alternate(ours: Contender, turn: int, peer: Contender, peers_turn: int, rou
             rates[side] = side.steps(count)
         pairs.append((rates[ours], rates[peer]))
     return pairs
-
-
-def matmul(device: torch.device, seconds: float = 1.0) -> float:
-    """FLOP/s of bf16 matrix products on random numbers: the fastest of some."""
-    size = MATMUL[device.type == "cuda"]
-    x, w = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
-    repeats = 20 if device.type == "cuda" else 1
-    best, end = math.inf, time.perf_counter() + seconds
-    while time.perf_counter() < end or best == math.inf:
-        begin = time.perf_counter()
-        for _ in range(repeats):
-            torch.nn.functional.linear(x, w)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, (time.perf_counter() - begin) / repeats)
-    return 2 * size**3 / best
