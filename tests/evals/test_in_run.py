@@ -84,7 +84,8 @@ def test_a_run_with_evaluations_is_the_run_without(overnight, dataset, tiny, tmp
 def test_asked_to_end_it_does_not_finish_what_is_measured_before_the_first_step(
     overnight, dataset, tiny, tmp_path, toys, monkeypatch, during
 ) -> None:
-    out, command = tmp_path / "stopped", ["train", "demo", "--data", dataset, *tiny, "--eval.tasks", "toy@6", "--out"]
+    few = [*tiny, "--train.steps", 2, "--sample.every", 0, "--eval.tasks", "toy@6"]
+    out, command = tmp_path / "stopped", ["train", "demo", "--data", dataset, *few, "--out"]
     with monkeypatch.context() as patch:
         patch.setattr(f"overnight.evals.{during}.hanging", SimpleNamespace(beat=(out / "stop").touch))
         done = overnight(*command, out, check=False)
