@@ -52,7 +52,8 @@ class Size:
 SMALL = Size("small", "shakespeare-char-cpu", "bytes", 301, 50, ("--precision", "fp32"))
 LARGE = Size("124M", "gpt2-124m", "gpt2", 8, 3, ("--data.sequence-length", "256", "--train.tokens-per-step", "512"))
 SHRUNK = ("--model.n-layer", "2", "--model.n-embd", "64", "--model.n-head", "2")
-FLAGS = "--device cpu --optim.schedule constant --log.every 1 --eval.every 0 --sample.every 0".split()
+NEVER = ("--eval.every", "0", "--sample.every", "0")
+FLAGS = ("--device", "cpu", "--optim.schedule", "constant", "--log.every", "1", *NEVER)
 MODES = {
     "off": ("--checkpoint.every", "0"),
     "background": ("--checkpoint.background",),
