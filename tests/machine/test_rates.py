@@ -42,7 +42,7 @@ def test_products_that_gain_nothing_in_16_bits() -> None:
 
 def test_attention_kernels_stand_in_the_order_of_their_speed() -> None:
     found = rates.attention({"flash": 0.002, "cudnn": 0.001, "efficient": None}, torch.device("cuda"), "bf16")
-    assert found.value.startswith("cudnn 1 ms, flash 2 ms; not here: efficient (16 x 12 heads x 1024 x 64, bf16")
+    assert found.value.startswith("cudnn 1.0 ms, flash 2.0 ms; not here: efficient (16 x 12 heads x 1024 x 64, bf16")
 
 
 def test_a_disk_that_is_full_has_no_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

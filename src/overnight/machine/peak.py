@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from overnight.config import Precision
 from overnight.machine.device import DTYPES, out_of_memory, set_matmul_precision, synchronize
 
-SECONDS = 1.0  # for one measurement
+SECONDS = 2.0  # for one measurement
 SAMPLE = 0.01  # seconds of work between two looks at the clock, at least
 SIZES = {"cuda": (4096, 8192, 16384), "mps": (1024, 2048, 4096), "cpu": (512, 1024, 2048)}  # of square matrices
 COPIED = {"cuda": 2**30, "mps": 2**28, "cpu": 2**27}  # bytes: more than caches hold

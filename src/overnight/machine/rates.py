@@ -50,7 +50,7 @@ def products(rates: dict[str, float]) -> Finding:
 def attention(seconds: dict[str, float | None], device: torch.device, precision: str) -> Finding:
     """Which of torch's attention kernels work, the fastest first."""
     times = {name: taken for name, taken in seconds.items() if taken is not None}
-    known = [f"{name} {times[name] * 1e3:.3g} ms" for name in sorted(times, key=times.__getitem__)]
+    known = [f"{name} {times[name] * 1e3:,.1f} ms" for name in sorted(times, key=times.__getitem__)]
     absent = [name for name in seconds if name not in times]
     batch, heads, length, width = peak.ATTENTION[device.type]
     what = f"{batch} x {heads} heads x {length} x {width}, {precision}, forward and backward"
