@@ -63,6 +63,19 @@ def test_it_finds(fault: str, counts: list[int], expected: set[str]) -> None:
     assert not verdict.passed
 
 
+def test_the_modern_model_and_muon_pass(overnight: Overnight) -> None:
+    done = overnight("verify", "--model", "modern", "--processes", "1,2", "--json")
+    found = json.loads(done.stdout)
+    assert (found["passed"], found["model"]) == (True, "modern")
+    moments = next(check for check in found["checks"] if check["check"] == "weights, moments")["differences"]
+    assert any(name.startswith("momentum/h.1.attn.c_attn.weight, 2 processes (fsdp)") for name in moments)
+
+
+def test_it_finds_a_share_that_is_lost() -> None:
+    verdict = verify([1, 2], setup="verify_faults:lost_share", block="modern")
+    assert "weights, moments" in failed(verdict) and "resume" not in failed(verdict)
+
+
 def test_a_process_that_fails_is_a_failure_that_says_so(overnight: Overnight) -> None:
     verdict = verify([1, 2], setup="verify_faults:one_rank_fails")
     assert {"sequences", *STEP} <= failed(verdict)
@@ -78,7 +91,7 @@ def test_what_is_not_a_number_fails() -> None:
 
 def test_one_dataset_of_ones_own(dataset: Path, overnight: Overnight) -> None:
     done = overnight("verify", "--processes", "1", "--data", dataset)
-    assert "all is well: 1 process, cpu, fp32" in done.stdout
+    assert "all is well: gpt2, 1 process, cpu, fp32" in done.stdout
     assert "sequences" in done.stdout
 
 

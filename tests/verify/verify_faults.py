@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from overnight import attention, optim, parallel, session, training
+from overnight import attention, optim, parallel, session, shares, training
 from overnight.distributed import World
 from overnight.loss import IGNORE
 
@@ -116,3 +116,15 @@ def one_rank_fails() -> None:
         return plain(dataset, numbers, world, *rest)
 
     training.micro_batches = failing
+
+
+def lost_share() -> None:
+    """Of the matrices that Muon's processes divide, the last one's never arrives."""
+    plain = shares.of_copies
+
+    def losing(work: Any, matrices: torch.Tensor, world: World) -> torch.Tensor:
+        found = plain(work, matrices, world)
+        found[-1] = 0.0
+        return found
+
+    shares.of_copies = losing

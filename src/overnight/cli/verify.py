@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -21,6 +21,8 @@ class Arguments:
 
     processes: Annotated[str | None, tyro.conf.arg(metavar="N,N...")] = None
     """How many; by default 1,2,3,4, and with --cuda 1 and as many as there are GPUs."""
+    model: Literal["gpt2", "modern"] = "gpt2"
+    """Which model: GPT-2 with AdamW, or the modern one with Muon."""
     cuda: bool = False
     """On the GPUs of this machine instead of its CPU, in bf16 where they have it."""
     data: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
@@ -39,7 +41,8 @@ def main(arguments: Sequence[str]) -> int:
     default = [1, *sorted({gpus()} - {0, 1})] if given.cuda else list(DEFAULT)
     counts = parse_processes(given.processes) if given.processes else default
     with Console() as console:
-        verdict = verify(counts, given.data, given.cuda, console.progress if console.live else lambda text: None)
+        say = console.progress if console.live else lambda text: None
+        verdict = verify(counts, given.data, given.cuda, say, block=given.model)
         for line in [to_json(verdict.to_json(), indent=2)] if given.json else lines(verdict):
             console.line(line)
     return 0 if verdict.passed else 1
@@ -61,5 +64,5 @@ def lines(verdict: Verdict) -> list[str]:
         *table,
         *(f"{check.name} differ most at {check.where}" for check in verdict.checks if check.name == "gradients"),
         *(f"{check.name} FAILED at {check.where}" for check in failed),
-        f"{end}: {counts}, {verdict.device}, {verdict.precision}, {verdict.seconds:.0f} s",
+        f"{end}: {verdict.block}, {counts}, {verdict.device}, {verdict.precision}, {verdict.seconds:.0f} s",
     ]

@@ -15,6 +15,9 @@ from overnight.runs import JsonLines
 from overnight.training import Training
 from overnight.verify.reference import NAMES, fingerprint, gradients_file
 
+ROUNDED = (
+    1e-4  # of the largest entry of all gradients: one that is smaller in all its entries may be 0 but for rounding
+)
 UNKNOWN = -1  # a sequence that belongs to none of the steps
 
 
@@ -65,8 +68,10 @@ class Observer:
         path = self.folder / gradients_file(self.training.step)
         if path.exists():  # the reference has so many steps
             named = {name: p.grad for name, p in self.training.model.named_parameters()}
+            expected = load(path)
+            least = ROUNDED * max(float(gradient.abs().max()) for gradient in expected.values())
             self.gradients[self.training.step] = differences(
-                {name: whole(grad) for name, grad in named.items() if grad is not None}, load(path)
+                {name: whole(grad) for name, grad in named.items() if grad is not None}, expected, least
             )
 
 
@@ -89,13 +94,14 @@ def load(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def differences(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
-    """How far each tensor is from what it must be, as a share of that one's largest entry; inf where it is missing."""
+def differences(found: dict[str, Tensor], expected: dict[str, Tensor], least: float = 0.0) -> dict[str, float]:
+    """How far each tensor is from what it must be, as a share of that one's largest entry, or of `least` where that is
+    larger; inf where it is missing."""
     result = {}
     for name, right in expected.items():
         if name not in found or found[name].shape != right.shape:
             result[name] = float("inf")
             continue
-        scale = float(right.abs().max()) or 1.0
+        scale = max(float(right.abs().max()), least) or 1.0
         result[name] = float((found[name].detach().cpu().double() - right.double()).abs().max()) / scale
     return result

@@ -43,6 +43,7 @@ class Case:
     parallel: Parallel = "ddp"
     resumes: str | None = None
     overfit: int = 0
+    block: str = "gpt2"
 
     @property
     def name(self) -> str:
@@ -67,8 +68,8 @@ def parse_processes(text: str) -> list[int]:
     return found
 
 
-def lives(processes: Sequence[int]) -> list[list[Case]]:
-    """The cases by the processes that compute them: each list is one set of processes, started anew, in turn.
+def lives(processes: Sequence[int], block: str = "gpt2") -> list[list[Case]]:
+    """The cases of a model by the processes that compute them: each list is one set of them, started anew, in turn.
 
     Each number of processes also goes on with a run of the one before, in the other layout: so ddp goes on as fsdp
     and back. At the end one new process goes on with the first run, and with the last.
@@ -81,7 +82,7 @@ def lives(processes: Sequence[int]) -> list[list[Case]]:
     if len(found) > 1:
         shards = next(case for case in found[-1] if case.parallel == "fsdp")
         last.insert(1, Case(1, resumes=shards.name))
-    return [*found, last]
+    return [[replace(case, block=block) for case in life] for life in (*found, last)]
 
 
 def _cases(processes: int) -> list[Case]:
@@ -94,20 +95,17 @@ def _cases(processes: int) -> list[Case]:
 
 def config(case: Case, device: str, precision: Precision) -> Config:
     """The small recipe, as a case computes it."""
-    # a larger eps than a real run's: where a gradient is 0 but for rounding, as that of the keys' biases, AdamW would
-    # make whole steps of it, and runs that are the same would differ
-    optim = OptimConfig(lr=1e-3, schedule="constant", warmup_steps=2, grad_clip=CLIP, eps=1e-4)
+    optim, overfit = _optimizers(case.block)
     recipe = Recipe(
         seed=1,
-        model=ModelConfig(n_layer=2, n_head=2, n_embd=32),
+        model=_model(case.block),
         data=DataConfig(sequence_length=LENGTH),
         optim=optim,
         train=TrainConfig(steps=STEPS, tokens_per_step=SEQUENCES * LENGTH),
     )
     if case.overfit:
-        optim = replace(optim, lr=1e-2, grad_clip=1.0, eps=1e-8, weight_decay=0.0)
         train = replace(recipe.train, steps=OVERFIT)
-        recipe = replace(recipe, overfit=case.overfit, optim=optim, train=train)
+        recipe = replace(recipe, overfit=case.overfit, optim=overfit, train=train)
     return Config(
         preset="verify",
         recipe=recipe,
@@ -124,3 +122,21 @@ def config(case: Case, device: str, precision: Precision) -> Config:
             checkpoint=CheckpointConfig(every=0 if case.overfit else HALF, keep_last=STEPS),
         ),
     )
+
+
+def _model(block: str) -> ModelConfig:
+    small = ModelConfig(n_layer=2, n_head=2, n_embd=32)
+    return small if block == "gpt2" else replace(small, block=block, bias=False, activation="relu2", bigram_rows=509)
+
+
+def _optimizers(block: str) -> tuple[OptimConfig, OptimConfig]:
+    """Of the runs that are held against the reference, and of the one on a single batch."""
+    # a larger eps than a real run's: where a gradient is 0 but for rounding, as that of the keys' biases, AdamW would
+    # make whole steps of it, and runs that are the same would differ
+    optim = OptimConfig(lr=1e-3, schedule="constant", warmup_steps=2, grad_clip=CLIP, eps=1e-4)
+    if block == "modern":
+        optim = replace(
+            optim, matrices="muon", lr=1e-2, embedding_lr=3e-3, head_lr=1e-3, vector_lr=2e-3, weight_decay=0.01
+        )
+        return optim, replace(optim, grad_clip=1.0, eps=1e-8, weight_decay=0.0, head_lr=1e-2)
+    return optim, replace(optim, lr=1e-2, grad_clip=1.0, eps=1e-8, weight_decay=0.0)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from overnight import optim, session
-from overnight.config import Config
+from overnight.config import Config, OptimConfig
 from overnight.data.mixture import Mixture
 from overnight.files import write_json
 from overnight.loader import Dataset, Numbers
@@ -62,14 +62,7 @@ def main(_rank: int, _size: int, _port: int, config: Config, data: str, folder: 
     recipe = config.recipe
     dataset = session.open_dataset(config, Mixture.open(data))
     model = initialise(make_model(recipe.model, recipe.data.sequence_length), recipe.seed).double()
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in model.parameters() if p.dim() >= 2], "weight_decay": recipe.optim.weight_decay},
-            {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0},
-        ],
-        betas=(recipe.optim.beta1, recipe.optim.beta2),
-        eps=recipe.optim.eps,
-    )
+    optimizer = _optimizer(model, recipe.optim)
     losses, norms, sequences = [], [], []
     names: dict[str, int] = {}
     for step in range(STEPS):
@@ -82,14 +75,30 @@ def main(_rank: int, _size: int, _port: int, config: Config, data: str, folder: 
         norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), recipe.optim.grad_clip)))
         named = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
         save_file(named, folder / gradients_file(step))
-        for group in optimizer.param_groups:
-            group["lr"] = optim.learning_rate(recipe, step, STEPS)
+        optim.set_learning_rate(optimizer, optim.learning_rate(recipe, step, STEPS))
         optimizer.step()
     moments, _ = optim.optimizer_state(optimizer, model)
     save_file({name: value.contiguous() for name, value in (weights(model) | moments).items()}, folder / FINAL)
     write_json(folder / NAMES, names)
     found = {"losses": losses, "norms": norms, "sequences": sequences, "vocab_size": model.n_vocab}
     write_json(folder / FOUND, found)
+
+
+def _optimizer(model: LanguageModel, config: OptimConfig) -> torch.optim.Optimizer:
+    """torch's AdamW; for Muon, which torch has in bfloat16 alone, ours in float64."""
+    if config.matrices == "muon":
+        muon = optim.make_optimizer(model, config)
+        for group in muon.param_groups:
+            group["dtype"] = torch.float64
+        return muon
+    return torch.optim.AdamW(
+        [
+            {"params": [p for p in model.parameters() if p.dim() >= 2], "weight_decay": config.weight_decay},
+            {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0},
+        ],
+        betas=(config.beta1, config.beta2),
+        eps=config.eps,
+    )
 
 
 def _rows(dataset: Dataset, step: int) -> tuple[Numbers, list[tuple[Tensor, Tensor]]]:

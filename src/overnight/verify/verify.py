@@ -32,6 +32,7 @@ class Verdict:
     """The table, and what it was made on."""
 
     checks: list[Check]
+    block: str
     processes: list[int]
     device: str
     precision: str
@@ -44,6 +45,7 @@ class Verdict:
     def to_json(self) -> dict[str, Any]:
         return {
             "passed": self.passed,
+            "model": self.block,
             "processes": self.processes,
             "device": self.device,
             "precision": self.precision,
@@ -69,9 +71,11 @@ def verify(
     cuda: bool = False,
     say: Callable[[str], None] = lambda text: None,
     setup: str | None = None,
+    block: str = "gpt2",
 ) -> Verdict:
-    """Checks training on each number of processes in `counts`, which begins with 1. `setup` is for tests."""
-    begin, lives = time.perf_counter(), plan.lives(counts)
+    """Checks the training of a model, `block`, on each number of processes in `counts`, which begins with 1. `setup` is
+    for tests."""
+    begin, lives = time.perf_counter(), plan.lives(counts, block)
     device, precision = _device(cuda, counts)
     with tempfile.TemporaryDirectory(prefix="overnight-verify-") as name:
         folder = Path(name)
@@ -89,7 +93,7 @@ def verify(
             processes.run(count, worker.main, Task(cases, folder, data, device, precision, setup))
         results = Results(folder, expected, [case for cases in lives for case in cases])
         checks = all_checks(results, precision, exact=device == "cpu")
-    return Verdict(checks, list(counts), device, precision, time.perf_counter() - begin)
+    return Verdict(checks, block, list(counts), device, precision, time.perf_counter() - begin)
 
 
 def gpus() -> int:
