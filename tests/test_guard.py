@@ -41,7 +41,7 @@ from overnight.errors import UserError
 from overnight.guard import LEAST, MOST, RISE, WINDOW, Guard
 from overnight.loader import Dataset, Numbers
 from overnight.model import weights
-from overnight.optim import optimizer_state, step_where
+from overnight.optim import make_optimizer, optimizer_state, step_where
 from overnight.runs import read_lines
 from overnight.training import Training, gradient, train
 from test_distributed import together
@@ -326,11 +326,13 @@ def test_a_decision_that_was_changed_is_refused(value: object) -> None:
         Guard("skip", [{"name": "guard", "value": value}])
 
 
-@pytest.mark.parametrize("optimizer", ["fused", "plain", "sgd"])
+@pytest.mark.parametrize("optimizer", ["fused", "plain", "sgd", "muon"])
 def test_an_update_that_is_not_made_leaves_everything(dataset: Path, tmp_path: Path, optimizer: str) -> None:
     training = run(tmp_path / "run", dataset, "off", change=short)
     parameters = training.model.parameters()
-    if optimizer != "fused":
+    if optimizer == "muon":
+        training.optimizer = make_optimizer(training.model, OptimConfig(lr=0.1, matrices="muon"))
+    elif optimizer != "fused":
         kinds = {"plain": torch.optim.AdamW, "sgd": torch.optim.SGD}
         training.optimizer = kinds[optimizer](parameters, lr=0.1)
     gradient(training, 3, 8)

@@ -306,7 +306,7 @@ def test_under_bf16_autocast_it_stays_near_and_a_cache_works() -> None:
 
 
 def test_what_it_does_not_have_is_refused() -> None:
-    for wrong in (replace(TINY, bias=True), replace(TINY, activation="gelu")):
+    for wrong in (replace(TINY, bias=True), replace(TINY, activation="gelu"), replace(TINY, n_embd=6)):
         with pytest.raises(UserError, match=r"model\.block modern"):
             make_model(wrong, BLOCK)
     with pytest.raises(ValueError, match="10 tokens, but the model sees at most 9"):

@@ -117,6 +117,11 @@ class Modern(LanguageModel):
         super().__init__(config, block_size)
         if config.bias or config.activation != "relu2":
             raise UserError("model.block modern has no biases and the activation relu2: see its presets")
+        if config.n_embd // config.n_head % 2:
+            raise UserError(
+                f"model.block modern turns pairs of channels: heads of {config.n_embd // config.n_head} (--model.n-embd "
+                f"{config.n_embd} / --model.n-head {config.n_head}) must be of an even size"
+            )
         layers, width = range(config.n_layer), config.n_embd
         self.valued = [
             layer for layer in layers if layer % 2 == (config.n_layer - 1) % 2
