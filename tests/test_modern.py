@@ -80,11 +80,10 @@ def reference_logits(model: LanguageModel, tokens: Tensor) -> Tensor:
     tables = iter(sorted(name for name in p if name.startswith("values.")))
     for layer in range(config.n_layer):
         at = f"h.{layer}."
-        x = p[at + "stream_mix"][0] * x + p[at + "stream_mix"][1] * embedded
+        x = x + p[at + "stream_mix"] * embedded
         queries, keys, values = (unit(x) @ p[at + "attn.c_attn.weight"].T).chunk(3, dim=-1)
         if at + "attn.value_mix" in p:
-            own, looked_up = p[at + "attn.value_mix"]
-            values = own * values + looked_up * p[next(tables)][tokens]
+            values = values + p[at + "attn.value_mix"] * p[next(tables)][tokens]
         heads = []
         for head in range(config.n_head):
             part = slice(head * size, (head + 1) * size)

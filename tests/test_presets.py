@@ -59,7 +59,7 @@ def test_every_preset_builds_with_the_parameters_of_the_formula(name: str) -> No
         valued = -(-layers // 2)
         padding *= 2 + valued
         tables = (2 + valued) * vocab * width + recipe.model.bigram_rows * width
-        expected = tables + layers * (12 * width**2 + 2) + 2 * valued
+        expected = tables + layers * (12 * width**2 + 1) + valued
     assert sum(p.numel() for p in model.parameters()) - padding == expected
     if name in KNOWN_SIZES:
         assert expected == KNOWN_SIZES[name]

@@ -57,8 +57,9 @@ def norm(x):
 
 def rotate(x, cos, sin):
     """Rotary position embedding of (B, n_head, T, head size)."""
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     one, other = x.chunk(2, dim=-1)
-    return torch.cat((one * cos + other * sin, other * cos - one * sin), dim=-1).to(x.dtype)
+    return torch.cat((torch.addcmul(one * cos, other, sin), torch.addcmul(other * cos, one, -sin)), dim=-1)
 
 
 class Attention(nn.Module):
@@ -67,7 +68,7 @@ class Attention(nn.Module):
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=False)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=False)
         if has_values:
-            self.value_mix = nn.Parameter(torch.empty(2))
+            self.value_mix = nn.Parameter(torch.empty(1))
         self.n_head, self.size = config.n_head, config.n_embd // config.n_head
         self.scale = config.sharpness * self.size**-0.5
 
@@ -76,8 +77,8 @@ class Attention(nn.Module):
         q, k, v = self.c_attn(x).view(B, T, 3 * self.n_head, self.size).transpose(1, 2).split(self.n_head, dim=1)
         q, k = rotate(norm(q), *turn), rotate(norm(k), *turn)
         if values is not None:
-            own, looked_up = self.value_mix.to(v.dtype)
-            v = own * v + looked_up * values.view(B, T, self.n_head, self.size).transpose(1, 2).to(v.dtype)
+            values = values.view(B, T, self.n_head, self.size).transpose(1, 2).to(v.dtype)
+            v = v + self.value_mix.to(v.dtype) * values
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=self.scale)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
 
@@ -85,13 +86,13 @@ class Attention(nn.Module):
 class Block(nn.Module):
     def __init__(self, config, has_values):
         super().__init__()
-        self.stream_mix = nn.Parameter(torch.empty(2))
+        self.stream_mix = nn.Parameter(torch.empty(1))
         self.attn = Attention(config, has_values)
         self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=False)
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=False)
 
     def forward(self, x, embedded, values, turn, mask):
-        x = self.stream_mix[0] * x + self.stream_mix[1] * embedded
+        x = x + self.stream_mix * embedded
         x = x + self.attn(norm(x), values, turn, mask)
         return x + self.c_proj(F.relu(self.c_fc(norm(x))).square())
 
