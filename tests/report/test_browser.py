@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -169,3 +170,16 @@ def test_a_phone_scrolls_in_one_direction(browser: Browser, reports: dict[str, P
                 if (box := figure.bounding_box())
             )
             assert right <= 390
+
+
+@pytest.mark.skipif(
+    "OVERNIGHT_SCREENSHOTS" not in os.environ,
+    reason="only to look at: a folder in OVERNIGHT_SCREENSHOTS, and a run to show in OVERNIGHT_SCREENSHOTS_RUN",
+)
+def test_screenshots(browser: Browser, reports: dict[str, Path], tmp_path: Path) -> None:
+    run = os.environ.get("OVERNIGHT_SCREENSHOTS_RUN")
+    path = write_report([Path(run)], tmp_path / "report.html") if run else reports["one"]
+    with shown(browser, path) as opened:
+        opened.set_viewport_size({"width": 1100, "height": 1000})
+        opened.locator(".plot svg.live").first.wait_for()
+        opened.screenshot(path=Path(os.environ["OVERNIGHT_SCREENSHOTS"]) / "report.png")

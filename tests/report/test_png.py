@@ -65,3 +65,6 @@ def test_one_line_where_it_cannot_be_done(make_run: MakeRun, tmp_path: Path, mon
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'overnight\[plots\]'"):
         write_pngs([run], tmp_path)
+    with pytest.raises(UserError, match=r"pip install 'overnight\[plots\]'"):
+        main([str(run.folder), "--png", str(tmp_path)])
+    assert not (run.folder / "report.html").exists()  # it is told before the work

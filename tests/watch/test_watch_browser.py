@@ -127,18 +127,20 @@ def test_a_run_that_begins_and_one_that_goes_away(make_run: MakeRun, tmp_path: P
 
 
 @pytest.mark.skipif(
-    "OVERNIGHT_SCREENSHOTS" not in os.environ, reason="only to look at: a folder in OVERNIGHT_SCREENSHOTS"
+    "OVERNIGHT_SCREENSHOTS" not in os.environ,
+    reason="only to look at: a folder in OVERNIGHT_SCREENSHOTS, and a run to show in OVERNIGHT_SCREENSHOTS_RUN",
 )
 def test_screenshots(make_run: MakeRun, chromium: Any) -> None:
-    with serving(make_run("first")) as server:
+    run = Path(os.environ.get("OVERNIGHT_SCREENSHOTS_RUN") or make_run("first"))
+    with serving(run) as server:
         for name, options in (
-            ("light", {"viewport": {"width": 1200, "height": 900}}),
-            ("dark", {"viewport": {"width": 1200, "height": 900}, "color_scheme": "dark"}),
-            ("phone", {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True}),
+            ("watch", {"viewport": {"width": 1100, "height": 1080}}),
+            ("watch-dark", {"viewport": {"width": 1100, "height": 900}, "color_scheme": "dark"}),
+            ("watch-phone", {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True}),
         ):
             context = chromium.new_context(**options)
             page = context.new_page()
             page.goto(f"http://127.0.0.1:{server.server_address[1]}")
             page.locator(".plot svg.live").first.wait_for()
-            page.screenshot(path=Path(os.environ["OVERNIGHT_SCREENSHOTS"]) / f"watch-{name}.png", full_page=True)
+            page.screenshot(path=Path(os.environ["OVERNIGHT_SCREENSHOTS"]) / f"{name}.png")
             context.close()

@@ -35,11 +35,14 @@ def main(arguments: list[str]) -> int:
             "report: which run? Give one or more run folders, or a folder of runs, as in `overnight report RUN`"
         )
     from overnight.data.sizes import parse_count
+    from overnight.report import png
     from overnight.report.document import write_page
     from overnight.report.folders import runs_among
     from overnight.report.logs import read
     from overnight.report.page import page
 
+    if options.png:  # before the work
+        png.require()
     paths, left_out = runs_among(options.runs)
     for folder in left_out:
         print(f"{folder}: no run in it, left out")
@@ -52,7 +55,5 @@ def main(arguments: list[str]) -> int:
     out = options.out or (paths[0] if alone else Path()) / "report.html"
     print(write_page(page(runs), out / "report.html" if out.is_dir() else out))
     if options.png:
-        from overnight.report.png import write_pngs
-
-        print(*write_pngs(runs, options.png), sep="\n")
+        print(*png.write_pngs(runs, options.png), sep="\n")
     return 0

@@ -25,13 +25,18 @@ COLORS = ("#2459c4", "#d1590b", "#12805c", "#a8327e", "#8a6d00", "#0a84a5", "#6a
 GRAY = "#646a73"
 
 
+def require() -> None:
+    """UserError where matplotlib is not installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError("report: --png draws with matplotlib, which is not installed: pip install 'overnight[plots]'")
+
+
 def write_pngs(runs: Sequence[RunData], folder: Path) -> list[Path]:
     """Writes a PNG of each chart into a folder, which is made where there is none; returns their paths.
 
     UserError where matplotlib is not installed, where there is nothing to draw, or the folder cannot be written.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError("report: --png draws with matplotlib, which is not installed: pip install 'overnight[plots]'")
+    require()
     drawn, along = charts(runs), axis(runs)
     if not drawn:
         raise UserError("report: there are no metrics yet, so there is nothing to draw with --png")
