@@ -56,6 +56,15 @@ def test_a_run_is_told_where_it_lies(band, overnight, dataset, tiny, tmp_path, m
     assert "learning rate: optim.lr is 1e-06, there 0.003" in said
 
 
+def test_a_run_that_ends_before_the_band_begins_is_told_nothing(band, monkeypatch):
+    folder, found = band
+    run = read_run(folder / "1")
+    for first, told in ((12, True), (13, False)):
+        later = dataclasses.replace(found, losses={0: found.losses[0], first: found.losses[12]})
+        monkeypatch.setattr(of_runs, "find", lambda preset, later=later: later)
+        assert (of_runs.verdict(run) is not None) == (of_runs.reference(run) is not None) == told
+
+
 def test_what_makes_no_band_is_refused(band, tmp_path):
     folder, _ = band
     one, two = read_run(folder / "1"), read_run(folder / "2")
