@@ -49,7 +49,7 @@ class _SquaredReLU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (positive,) = ctx.saved_tensors
-        return (grads[0] * positive).mul_(2.0)
+        return torch.mul(grads[0], positive).mul_(2.0)
 
 
 def rotation(positions: Tensor, size: int) -> tuple[Tensor, Tensor]:
