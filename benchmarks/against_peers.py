@@ -54,14 +54,15 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--turn", type=float, default=2.0, help="seconds of a turn, at least")
     parser.add_argument(
-        "--seconds", type=float, help="of training in the comparison of losses; by default 40, on CUDA 80"
+        "--seconds", type=float, help="of training in the comparison of losses; by default 30, on CUDA 80"
     )
     parser.add_argument("--small", type=int, nargs=3, metavar=("LAYERS", "HEADS", "WIDTH"),
                         help="model of that comparison; by default 4 4 256, on CUDA 12 12 768")  # fmt: skip
     parser.add_argument("--small-length", type=int, help="its T; by default 256, on CUDA 1024")
     parser.add_argument("--small-batch", type=int, help="its sequences a step; by default 16, on CUDA 64")
     parser.add_argument("--lr", type=float, help="AdamW's there; by default 6e-4 * 768 / width")
-    parser.add_argument("--measured", type=int, default=131_072, help="validation tokens")
+    parser.add_argument("--measured", type=int, help="validation tokens; by default 32,768, on CUDA 524,288")
+    parser.add_argument("--rates", type=Path, help="an earlier against_peers-*.json, to know speeds without trying")
     parser.add_argument("--quick", action="store_true", help="tiny models and one round, to try the script out")
     parser.add_argument("--out", type=Path, default=RESULTS)
     return completed(parser.parse_args(words))
@@ -73,7 +74,8 @@ def completed(given: argparse.Namespace) -> argparse.Namespace:
     given.lengths = given.lengths or ([1024] if cuda else [256, 1024])
     given.micro_batch = given.micro_batch or (64 if cuda else 4)
     given.accumulation = given.accumulation or (2 if cuda else 1)
-    given.seconds = given.seconds or (80.0 if cuda else 40.0)
+    given.seconds = given.seconds or (80.0 if cuda else 30.0)
+    given.measured = given.measured or (524_288 if cuda else 32_768)
     given.small = given.small or ((12, 12, 768) if cuda else (4, 4, 256))
     given.small_length = given.small_length or (1024 if cuda else 256)
     given.small_batch = given.small_batch or (64 if cuda else 16)
@@ -124,9 +126,10 @@ def task(
 
 def rates(given: argparse.Namespace, found: dict[str, Any]) -> dict[str, float]:
     """Tokens a second by name, where they were measured at the size and length that losses are compared at."""
-    if tuple(given.small) != tuple(given.model):
-        return {}
-    rows = [row for own in found["throughput"] if own["sequence_length"] == given.small_length for row in own["rows"]]
+    measured = found["throughput"] + (json.loads(given.rates.read_text())["throughput"] if given.rates else [])
+    wanted = (*given.small, given.small_length)
+    shape = ("n_layer", "n_head", "n_embd", "sequence_length")
+    rows = [row for own in measured if tuple(own["task"][name] for name in shape) == wanted for row in own["rows"]]
     return {row["name"]: row["median"] for row in rows if "median" in row}
 
 
@@ -175,4 +178,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except driver.Failed as error:
+        raise SystemExit(f"{error.name} failed:\n{error}") from None

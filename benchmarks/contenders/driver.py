@@ -26,6 +26,10 @@ LAST = 15  # lines of what a contender printed that tell why it failed
 class Failed(Exception):
     """A contender's process ended; its text is the end of what it had printed."""
 
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(text)
+        self.name = name
+
 
 @contextlib.contextmanager
 def forms(data: Path) -> Iterator[Path]:
@@ -98,7 +102,7 @@ class Contender:
         line = self.process.stdout.readline()
         if not line:
             self.log.seek(0)
-            raise Failed("\n".join(self.log.read().strip().splitlines()[-LAST:]))
+            raise Failed(self.entry.name, "\n".join(self.log.read().strip().splitlines()[-LAST:]))
         answer: dict[str, Any] = json.loads(line)
         self.memory = answer.get("memory", 0)
         return answer

@@ -13,7 +13,7 @@ from contenders.lineup import Entry
 from contenders.task import Task
 from contenders.throughput import facts
 
-POINTS = 12  # of a curve
+POINTS = 10  # of a curve
 
 
 def learn(

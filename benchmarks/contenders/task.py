@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 from typing import Any, TextIO
 
 import numpy as np
@@ -128,6 +129,8 @@ class Gate:
         if self.device.type == "cuda":
             fields["memory"] = torch.cuda.max_memory_allocated()
             torch.cuda.empty_cache()  # the others need the card as well
+        elif sys.platform == "linux":
+            fields["memory"] = getrusage(RUSAGE_SELF).ru_maxrss * 1024
         self.answers.write(json.dumps(fields) + "\n")
         self.answers.flush()
 

@@ -27,7 +27,7 @@ def _throughput(found: dict[str, Any]) -> str:
         f"{task['n_layer']} layers of {task['n_embd']}, {task['n_head']} heads. Each in turns with ours, two processes "
         f"at a time; medians of the turns, in brackets the least and the most. {peak / 1e9:,.0f} GFLOP/s of bf16 "
         f"matrix products measured in between; utilisation is {flops / 1e9:.2f} GFLOP a token (a GPT-2 of this "
-        "size) in those.\n",
+        "size) in those. Memory is the most that the process had, on CUDA that torch gave out.\n",
         "| | setting | parameters | sequences | tokens/s | utilisation | memory | ours is faster |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]

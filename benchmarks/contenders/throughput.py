@@ -40,6 +40,8 @@ def compare(
                     row |= {"ratios": [mine / theirs for mine, theirs in pairs], "loss": peer.loss(CHECKED)}
                     own += [mine for mine, _ in pairs]
             except Failed as error:
+                if error.name == first.name:
+                    raise
                 row["failed"] = str(error)
             rows.append(row)
             save(found)
@@ -62,8 +64,9 @@ def _rates(rates: list[float]) -> dict[str, Any]:
 
 def _turn(contender: Contender, seconds: float) -> int:
     """Warms up; returns how many steps take so many seconds."""
-    contender.steps(1)  # compiles
     rate = contender.steps(1)
+    if contender.entry.setting.get("compile", True):  # that was its compiling
+        rate = contender.steps(1)
     return max(1, math.ceil(seconds * rate / contender.task.tokens_per_step))
 
 
