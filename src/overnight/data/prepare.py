@@ -89,7 +89,8 @@ def _made(request: Request, engine: Engine, say: Progress) -> Manifest:
     if isinstance(source, RemoteSource):
         source.begin()
         source.traffic.aloud(say)
-        check_free(request.out, _downloads(request))
+        check_free(request.out, downloads := _downloads(request))
+        say.line(f"disk: up to {size(downloads)} for downloads at a time; that of the tokens is said after a first look")
     remove_shards(request.out)
     plan, tokenizer = planned(request, say)
     dtype = dtype_for(tokenizer.vocab_size)

@@ -65,12 +65,13 @@ class Patience:
 
     def wait(self, reason: str, least: float, limit: float) -> None:
         """Waits before another try, longer after each failure and not less than `least` seconds, within the limit."""
-        if time.monotonic() - self.since >= limit:
+        left = limit - (time.monotonic() - self.since)
+        if left <= 0:
             raise GaveUp(reason)
-        # a short patience, as tests have it, is for several tries, too
+        # a short patience, as tests have it, is for several tries, too; the last one is when it ends
         pause = min(FIRST, limit / 16) * 2 ** min(self.failures, 10)
         self.failures += 1
-        self.stop.wait(max(min(least, limit), min(pause, LONGEST)))
+        self.stop.wait(max(min(least, limit), min(pause, LONGEST, left)))
         self.check()
 
 
