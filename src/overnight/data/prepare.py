@@ -90,7 +90,7 @@ def _made(request: Request, engine: Engine, say: Progress) -> Manifest:
         source.begin()
         source.traffic.aloud(say)
         check_free(request.out, downloads := _downloads(request))
-        say.line(f"disk: up to {size(downloads)} for downloads at a time; that of the tokens is said after a first look")
+        say.line(f"disk: up to {size(downloads)} for downloads at a time; what tokens take is said after a first look")
     remove_shards(request.out)
     plan, tokenizer = planned(request, say)
     dtype = dtype_for(tokenizer.vocab_size)
