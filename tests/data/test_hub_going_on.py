@@ -129,6 +129,11 @@ def test_files_are_kept_from_when_it_is_asked_for_until_it_is_not(
     assert {name: digest for name, digest in found.items() if not name.startswith("raw/")} == expected
 
 
+def test_what_is_not_downloaded_is_not_kept(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--keep-raw is for data sets of the hub"):
+        prepare(open_source("stdlib"), tmp_path / "out", PrepareOptions(keep_raw=True))
+
+
 def test_what_was_tokenized_before_it_was_to_be_kept_is_told(
     hub: FakeHub, tmp_path: Path, expected: dict[str, str]
 ) -> None:

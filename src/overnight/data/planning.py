@@ -42,6 +42,8 @@ class Request:
     def __post_init__(self) -> None:
         if isinstance(self.source, RemoteSource):
             self.source.attach(self.out, self.options.keep_raw)
+        elif self.options.keep_raw:
+            raise UserError("--keep-raw is for data sets of the hub: this source downloads nothing that it deletes")
         known = getattr(self.source, "bytes", None) if (self.out / NAME).exists() else None
         text = sum(part.size for part in self.parts) if known is None else known
         self.settings = requested(self.source, text, self.options)
