@@ -23,9 +23,9 @@ OPENAI = {  # the hub's repositories of OpenAI's four GPT-2
 }
 ALONE = (nanogpt.FILE, "model.bin")  # the one file with weights in a folder of nanoGPT, and in an export to llm.c
 KINDS = (
-    "a run folder, a folder in transformers' GPT-2 format, nanoGPT's ckpt.pt, build-nanogpt's model_*.pt, "
-    "llm.c's .bin checkpoint, a folder with one of these, gpt2, gpt2-medium, gpt2-large, gpt2-xl, or the hub's "
-    "OWNER/NAME"
+    "a run folder, a folder in transformers' format (GPT-2, or our modern model), nanoGPT's ckpt.pt, "
+    "build-nanogpt's model_*.pt, llm.c's .bin checkpoint, a folder with one of these, gpt2, gpt2-medium, gpt2-large, "
+    "gpt2-xl, or the hub's OWNER/NAME"
 )
 
 
