@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 
-from overnight import checkpoint, generate, hanging, optim, session, tracking
+from overnight import checkpoint, deadline, generate, hanging, session, tracking
 from overnight.bands import Look, in_the_run
 from overnight.bands import find as find_band
 from overnight.config import Config, EvalConfig
@@ -17,6 +18,7 @@ from overnight.console import Console
 from overnight.data import unchanged
 from overnight.data.mixture import Mixture
 from overnight.distributed import PATIENCE, World, current_world, joined
+from overnight.ending import Ending
 from overnight.errors import UserError, suggestion
 from overnight.evals import registry
 from overnight.evals.fitting import require_fit
@@ -128,6 +130,8 @@ def train(
     *,
     console: Console | None = None,
     command: Sequence[str] = (),
+    begun: float | None = None,
+    after: tuple[float, float] = (0.0, 0.0),
 ) -> Path:
     """Trains to the end, or goes on with the run in `out`; returns the run folder.
 
@@ -136,7 +140,12 @@ def train(
     was asked to end before the last step.
 
     Started by torchrun it trains on all processes together; each calls it with the same arguments.
+
+    `config.machine.hours` count from `begun`, in seconds since 1970, by default from now; `after` is what is kept
+    of them for what the caller does when this has returned: seconds, and how many times that of an evaluation.
     """
+    begun = time.time() if begun is None else begun
+    deadline.asked(config.machine)
     tracking.require(config.observe)
     out, world = Path(out), current_world()
     with joined(world, _patience(config.machine.timeout)):
@@ -147,11 +156,14 @@ def train(
         tasks = world.in_turn(lambda: _tasks(config.observe.eval, mixture.tokenizer(), length)) if hooks is None else []
         first = world.rank == 0
         if first and not (out / "config.json").exists() and config.recipe.data.sequence_length > 0:
-            session.open_dataset(config, mixture)  # one that cannot be used is refused before anything is written
+            # what cannot be is refused before anything is written
+            deadline.made(config.machine, begun)
+            session.open_dataset(config, mixture)
         with RunFolder(out).lock() if first else nullcontext():
             printer = (console if first else Console.silent()) or Console(out / "log.txt")
             made = (lambda training: [*default_hooks(training, mixture), *tasks]) if hooks is None else hooks
-            finished = _train(config, mixture, out, made, printer, command or sys.argv, world)
+            clock = begun, after
+            finished = _train(config, mixture, out, made, printer, command or sys.argv, world, clock)
             world.wait()
     if not finished:
         raise Stopped(f"{out} stopped before its last step")
@@ -171,6 +183,7 @@ def _train(
     console: Console,
     command: Sequence[str],
     world: World,
+    clock: tuple[float, tuple[float, float]],
 ) -> bool:
     """On every rank of a world: opens the run and trains; False where it was asked to end before the last step."""
     initial, opened = None, None
@@ -190,6 +203,9 @@ def _train(
     with console, stop_signals(folder) as stop:
         training = session.build_training(folder, config, data, device, console, command, initial, world)
         training.stop = stop
+        begun, after = world.first(clock)
+        opening, has = time.time() - begun, deadline.settle(folder, config.machine, training.step, begun)
+        training.ending = Ending(has, after, opening)
         used = hooks(training) if callable(hooks) else hooks
         for line in [*banner(training, data), *_origin(initial)]:
             console.line(line)
@@ -201,7 +217,9 @@ def _train(
         if finished:
             for line in _beside_the_band(out) if folder.writes else ():
                 console.line(line)
-            console.line(summary(training))
+            for line in (summary(training), training.ending.farewell()):
+                if line:
+                    console.line(line)
     return finished
 
 
@@ -311,8 +329,9 @@ def banner(training: Training, data: Mixture) -> list[str]:
     decayed = [p for p in trained_ones if p.dim() >= 2]
     micro_batch = training.folder.decided("micro_batch", training.step)
     share = training.world.share(training.sequences_per_step)
-    trained = training.steps * recipe.train.tokens_per_step
+    timed = training.ending.plan(training)
     lines = [
+        *([timed] if timed else []),
         f"{config.preset} in {training.folder.path}, on {machine.describe(training.device)}",
         f"model     {sum(p.numel() for p in parameters):,} parameters; {recipe.model.n_layer} layers of "
         f"{recipe.model.n_embd}, {recipe.model.n_head} heads, {recipe.model.vocab_size:,} ids",
@@ -321,13 +340,13 @@ def banner(training: Training, data: Mixture) -> list[str]:
         f"step      {recipe.train.tokens_per_step:,} tokens = {training.sequences_per_step} sequences of "
         f"{recipe.data.sequence_length}, in {-(-share // micro_batch)} micro-batches of up to {micro_batch} "
         f"({training.precision})",
-        *_data_lines(training, data, trained),
+        *_data_lines(training, data),
     ]
     if frozen := len(parameters) - len(trained_ones):
         kept = sum(p.numel() for p in parameters if not p.requires_grad)
-        lines.insert(2, f"frozen    {frozen} tensors, {kept:,} parameters")
+        lines.insert(2 + bool(timed), f"frozen    {frozen} tensors, {kept:,} parameters")
     constant = recipe.optim.schedule == "constant"
-    if not constant and optim.learning_rate(recipe, training.steps - 1, training.steps) > 0.5 * recipe.optim.lr:
+    if not constant and training.learning_rate(training.steps - 1) > 0.5 * recipe.optim.lr:
         lines.append(
             "note      the learning rate does not come down within these steps (--optim.schedule, --optim.decay-end)"
         )
@@ -336,14 +355,16 @@ def banner(training: Training, data: Mixture) -> list[str]:
     return lines
 
 
-def _data_lines(training: Training, data: Mixture, trained: int) -> list[str]:
+def _data_lines(training: Training, data: Mixture) -> list[str]:
     """How much text there is, and how often the run goes through it."""
+    trained = training.steps * training.config.recipe.train.tokens_per_step
     epochs = training.dataset.epochs(training.steps * training.sequences_per_step)
     splits = [corpus.manifest.splits["train"] for corpus in data.corpora]
     making = f"{training.steps:,} steps make {trained:,} tokens"
     if len(splits) == 1:
         tokens, shards = splits[0]["tokens"], len(splits[0]["shards"])
-        return [f"data      {tokens:,} tokens in {shards} shards; {making}, {epochs['epoch']:.2f} epochs"]
+        making = "" if training.ending.undecided(training) else f"; {making}, {epochs['epoch']:.2f} epochs"
+        return [f"data      {tokens:,} tokens in {shards} shards{making}"]
     total = sum(corpus.weight for corpus in data.corpora)
     return [f"data      {len(splits)} corpora; {making}"] + [
         f"          {corpus.weight / total:.1%} {corpus.name}: {split['tokens']:,} tokens, "

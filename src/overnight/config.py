@@ -162,6 +162,10 @@ class Machine:
     guard: OnBadStep = "skip"
     """A step whose loss or gradient is not finite, or whose loss is far too high: skip its update, rollback to the
     last checkpoint and go on without its batch, stop, or off."""
+    hours: float | None = None
+    """Hours that the run has, from its first start: its steps are as many as fit, by the clock."""
+    until: str | None = None
+    """The same, as the moment at which it has to be done: 07:00, or 2030-01-31T07:00."""
     timeout: float = 30.0
     """Minutes after which a process in which nothing moves says where it stands and ends; 0: never."""
 
@@ -421,7 +425,7 @@ def _validate_order(data: DataConfig, train: TrainConfig) -> None:
 POSITIVE = {
     "recipe.model.n_layer", "recipe.model.n_head", "recipe.model.n_embd", "recipe.model.vocab_size",
     "recipe.data.sequence_length", "recipe.train.steps", "recipe.train.tokens_per_step", "recipe.train.tokens",
-    "machine.micro_batch", "machine.threads", "observe.log.every", "observe.checkpoint.keep_last",
+    "machine.micro_batch", "machine.threads", "machine.hours", "observe.log.every", "observe.checkpoint.keep_last",
     "observe.sample.length", "observe.sample.samples",
 }  # fmt: skip
 

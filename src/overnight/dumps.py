@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from overnight import optim
 from overnight.checkpoint import folder_name
 from overnight.distributed import whole
 from overnight.errors import UserError
@@ -44,7 +43,7 @@ class Dumps:
             "reason": bad.reason,
             "loss": bad.loss,
             "grad_norm": bad.grad_norm,
-            "lr": optim.learning_rate(training.config.recipe, bad.step - 1, training.steps),
+            "lr": training.learning_rate(bad.step - 1),
             "weights_of_step": training.step,
             **again,
         }

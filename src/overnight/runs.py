@@ -9,7 +9,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, get_args
 
@@ -186,15 +186,16 @@ class RunFolder:
                 )
         return configuration.from_dict(values, str(where))
 
-    def decide(self, step: int, name: str, value: Any, reason: str) -> None:
-        """Records a choice that holds from `step` on; it is on disk before this returns."""
+    def decide(self, step: int, name: str, value: Any, reason: str, seconds: Mapping[str, float] | None = None) -> None:
+        """Records a choice that holds from `step` on, with the times by which it was made; it is on disk before this
+        returns."""
         line = {
             "step": step,
             "name": name,
             "value": value,
             "reason": reason,
             "attempt": self.attempt,
-            "time": {"now": now()},
+            "time": {**(seconds or {}), "now": now()},
         }
         log = JsonLines(self.path / "decisions.jsonl", self.writes)
         log.drop_torn_line()

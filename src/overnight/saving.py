@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -38,6 +39,8 @@ class Saver:
         self.copies: dict[str, Tensor] = {}
         self.thread = ThreadPoolExecutor(1, "checkpoint")
         self.writing: Future[int | None] | None = None
+        self.seconds = 0.0
+        """What it took to write the last one, after the copy was made."""
         self.told = False
 
     def begin(self, training: Training) -> None:
@@ -60,9 +63,15 @@ class Saver:
             return
         copied = _copied(training.device)
         write = partial(_write, folder, state, model, optimizer, copied, rule, training.console)
-        self.writing = self.thread.submit(write)
+        self.writing = self.thread.submit(self._timed, write)
         if copies is None:
             self.finish()
+
+    def _timed(self, write: Callable[[], int | None]) -> int | None:
+        begin = time.perf_counter()
+        step = write()
+        self.seconds = time.perf_counter() - begin
+        return step
 
     def finish(self) -> None:
         """Waits until nothing is being written any more."""

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from overnight import checkpoint, hanging, optim
+from overnight import checkpoint, deadline, hanging, optim
 from overnight.config import Config, Precision
 from overnight.console import Console
 from overnight.distributed import World
+from overnight.ending import CHECKPOINT, Ending
 from overnight.errors import UserError
 from overnight.guard import Bad, Guard
 from overnight.loader import Dataset, Numbers, hash64, to_device
@@ -63,6 +64,7 @@ class Training:
     exchange: Exchange = field(default_factory=Exchange)
     guard: Guard = field(default_factory=Guard)
     saver: Saver = field(default_factory=Saver)
+    ending: Ending = field(default_factory=Ending)
     dump: Callable[[Training, Bad], None] = lambda training, bad: None  # writes down what is known of a bad step
     tokenizer: Any = None
     step: int = 0  # updates made
@@ -78,6 +80,11 @@ class Training:
     def steps(self) -> int:
         """How many updates the run will make, as decided by now."""
         return int(self.folder.decided("train.steps", self.step, self.config.recipe.train.steps))
+
+    def learning_rate(self, index: int) -> float:
+        """The learning rate of update `index`, counted from 0, as decided by then."""
+        recipe, steps = deadline.as_decided(self.config.recipe, self.folder, index)
+        return optim.learning_rate(recipe, index, steps)
 
     def numbers(self, index: int) -> Numbers:
         """The sequences of the global batch of update `index`, counted from 0."""
@@ -125,7 +132,7 @@ def train_step(training: Training, index: int, micro_batch: int) -> tuple[Tensor
     recipe = training.config.recipe
     loss = gradient(training, index, micro_batch)
     grad_norm = optim.clip_gradients(training.model, recipe.optim.grad_clip)
-    optim.set_learning_rate(training.optimizer, optim.learning_rate(recipe, index, training.steps))
+    optim.set_learning_rate(training.optimizer, training.learning_rate(index))
     training.guard.update(training.optimizer, training.scaler, index, loss, grad_norm)
     training.scaler.update()
     return loss, grad_norm
@@ -207,14 +214,17 @@ def train(training: Training, hooks: Sequence[Hook]) -> bool:
 
 
 def _train(training: Training, hooks: Sequence[Hook]) -> bool:
+    named = {f"{type(hook).__name__} {number}": hook for number, hook in enumerate(hooks)}
     if training.saver.settled(training.world) < 0:
         try:
-            for hook in hooks:
+            for name, hook in named.items():
                 if hook.first:
-                    _run(training, hook)
+                    _run(training, name, hook)
         except Interrupted:
             training.console.line("stopped before the first step; the same command begins anew")
             return False
+    every = training.config.observe.checkpoint.every
+    training.ending.begin(training, {name: hook.every for name, hook in named.items()} | {CHECKPOINT: every})
     clock = Clock(training.step)
     while training.step < training.steps:
         try:
@@ -228,16 +238,16 @@ def _train(training: Training, hooks: Sequence[Hook]) -> bool:
         if _guarded(training):
             clock.back(training.step)
             continue
+        training.ending.stepped(training)
         step, last = training.step, training.step == training.steps
         if step % training.config.observe.log.every == 0 or step == 1 or last:
             _log(training, clock, loss, grad_norm)
         clock.pause()
-        for hook in hooks:
+        for name, hook in named.items():
             if last or (hook.every and step % hook.every == 0):
                 _write(training, training.metrics.flush())
-                _run(training, hook)
+                _run(training, name, hook)
         stopping = training.world.any(training.stop())
-        every = training.config.observe.checkpoint.every
         if last or stopping or (every and step % every == 0):
             save(training)
         if stopping and not last:
@@ -248,9 +258,9 @@ def _train(training: Training, hooks: Sequence[Hook]) -> bool:
     return training.saver.settled(training.world) == training.step or _unsaved(training)
 
 
-def _run(training: Training, hook: Hook) -> None:
+def _run(training: Training, name: str, hook: Hook) -> None:
     hanging.beat(f"after step {training.step}, in {type(hook).__name__}")
-    with training.exchange.evaluating():
+    with training.ending.beside(name), training.exchange.evaluating():
         hook.run(training)
 
 
@@ -289,7 +299,8 @@ def save(training: Training) -> None:
         return
     hanging.beat(f"after step {training.step}, at its checkpoint")
     _write(training, training.metrics.flush())
-    training.saver.begin(training)
+    with training.ending.beside(CHECKPOINT):
+        training.saver.begin(training)
 
 
 def restore(training: Training) -> None:
@@ -316,8 +327,15 @@ def restore(training: Training) -> None:
     folder.metrics.cut(state.offsets["metrics.jsonl"])
     folder.samples.cut(state.offsets["samples.jsonl"])
     training.step = training.saver.saved = state.step
-    measured = {**validation_losses(folder.metrics.path), **training.val_loss}
-    training.val_loss = {step: loss for step, loss in measured.items() if step <= state.step}
+        try:
+            for name, hook in named.items():
+                if hook.first:
+                    _run(training, name, hook)
+        except Interrupted:
+            training.console.line("stopped before the first step; the same command begins anew")
+            return False
+    every = training.config.observe.checkpoint.every
+    training.ending.begin(training, {name: hook.every for name, hook in named.items()} | {CHECKPOINT: every})
     training.metrics = Deferred()
     training.guard.go_on(state.recent_losses)
 
@@ -357,7 +375,7 @@ def _log(training: Training, clock: Clock, loss: Tensor, grad_norm: Tensor) -> N
     fields = {
         "step": step,
         "epochs": training.dataset.epochs((training.guard.batch(step - 1) + 1) * training.sequences_per_step),
-        "lr": optim.learning_rate(recipe, step - 1, training.steps),
+        "lr": training.learning_rate(step - 1),
         "seconds": {
             "seconds": round(time.perf_counter() - clock.begun, 3),
             "tokens_per_second": round(recipe.train.tokens_per_step / lap, 1) if lap else None,

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     given = parse(Arguments, arguments, "bench", Arguments(name, depth, recipe=base.recipe, machine=base.machine))
     if given.steps is not None and given.steps < 1:
         raise UserError(f"bench: --steps {given.steps}: it must be 1 or more")
-    config = dataclasses.replace(base, recipe=one_length(base.recipe, given.recipe), machine=given.machine)
+    config = one_length(base, dataclasses.replace(base, recipe=given.recipe, machine=given.machine))
     if given.ladder:
         return _climb(given, config)
     processes = 1 if is_worker() else processes_here(given.processes, config.machine.device)

@@ -65,6 +65,7 @@ class Arguments:
 
 
 def main(arguments: Sequence[str]) -> int:
+    begun = time.time()  # --hours are those of the user, who waits for the libraries, too
     arguments = switches(arguments)
     name, depth = preset_of(arguments, Arguments, "train")
     base, out = read_config(name)
@@ -72,8 +73,8 @@ def main(arguments: Sequence[str]) -> int:
         base = at_depth(base, depth)
     defaults = Arguments(preset=name, depth=depth, recipe=base.recipe, machine=base.machine, observe=base.observe)
     given = parse(Arguments, arguments, "train", defaults)
-    config = dataclasses.replace(
-        base, recipe=one_length(base.recipe, given.recipe), machine=given.machine, observe=given.observe
+    config = one_length(
+        base, dataclasses.replace(base, recipe=given.recipe, machine=given.machine, observe=given.observe)
     )
     if given.print_config:
         print(json.dumps(configuration.to_dict(config), indent=2))
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
         return _launch(arguments, processes, out)
     if os.environ.get("RANK", "0") == "0":
         _print_differences(base, config)
-    return _train(config, data, out, arguments)
+    return _train(config, data, out, arguments, begun)
 
 
 def _launch(arguments: Sequence[str], processes: int, out: Path) -> int:
@@ -120,11 +121,11 @@ def preset_of(arguments: Sequence[str], cls: type[Named], command: str) -> tuple
     return found.preset, found.depth
 
 
-def _train(config: Config, data: str, out: Path, arguments: Sequence[str]) -> int:
+def _train(config: Config, data: str, out: Path, arguments: Sequence[str], begun: float) -> int:
     from overnight.api import Stopped, train
 
     try:
-        train(config, data, out, command=["overnight", "train", *arguments])
+        train(config, data, out, command=["overnight", "train", *arguments], begun=begun)
     except Stopped:
         return STOPPED
     return 0
@@ -220,11 +221,26 @@ def switches(arguments: Sequence[str]) -> list[str]:
     return result
 
 
-def one_length(base: Recipe, given: Recipe) -> Recipe:
-    """Refuses two lengths at once: steps that differ from the preset's, and tokens."""
-    if given.train.tokens is not None and given.train.steps != base.train.steps:
-        raise UserError("train: --train.steps and --train.tokens are both given: keep one")
-    return given
+def one_length(base: Config, given: Config) -> Config:
+    """Refuses two lengths at once, of steps that differ from the preset's, tokens, hours, and the end of them; and
+    leaves the clock where a run that followed it is now given steps or tokens."""
+    machine, train = given.machine, given.recipe.train
+    asked = {
+        "--train.steps": train.steps != base.recipe.train.steps,
+        "--train.tokens": train.tokens is not None,
+        "--hours": machine.hours is not None and machine.hours != base.machine.hours,
+        "--until": machine.until is not None and machine.until != base.machine.until,
+    }
+    names = [name for name, is_asked in asked.items() if is_asked]
+    if len(names) > 1:
+        raise UserError(f"train: {names[0]} and {names[1]} are both given: keep one")
+    if names:
+        machine = dataclasses.replace(
+            machine,
+            hours=machine.hours if names == ["--hours"] else None,
+            until=machine.until if names == ["--until"] else None,
+        )
+    return dataclasses.replace(given, machine=machine)
 
 
 def _last_dataset(out: Path) -> str | None:

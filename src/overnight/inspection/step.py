@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from overnight import optim
+from overnight import deadline, optim
 from overnight.data.mixture import Mixture
 from overnight.dumps import FORMAT, found
 from overnight.errors import UserError
@@ -30,7 +30,7 @@ def look(run: Path, step: int, data: str | None = None) -> Json:
     folder = RunFolder.open(run)
     config = folder.config()
     recipe, index = config.recipe, step - 1
-    steps = int(folder.decided("train.steps", index, recipe.train.steps))
+    scheduled, steps = deadline.as_decided(recipe, folder, index)
     if not 1 <= step <= steps:
         raise UserError(f"{run} has the steps 1 to {steps}, and no step {step}")
     mixture = _dataset(run, data)
@@ -48,7 +48,7 @@ def look(run: Path, step: int, data: str | None = None) -> Json:
         "steps": steps,
         "batch": batch,
         "dataset": mixture.path,
-        "lr": optim.learning_rate(recipe, index, steps),
+        "lr": optim.learning_rate(scheduled, index, steps),
         **_measured(run, step),
         "decisions": _decisions(folder, step),
         "guard": [line for line in folder.decisions if line["name"] == NAME and line["value"].get("step") == step],
