@@ -127,7 +127,7 @@ def test_what_is_no_moment_is_refused(text: str) -> None:
 def test_one_deadline_and_not_in_the_past() -> None:
     with pytest.raises(UserError, match="--hours and --until are both given"):
         deadline.asked(Machine(hours=1, until="07:00"))
-    with pytest.raises(UserError, match="was 1:00 ago"):
+    with pytest.raises(UserError, match="was 1m 00s ago"):
         deadline.made(Machine(until=datetime.datetime.fromtimestamp(START - 60).isoformat()), START)
     assert deadline.made(Machine(), START) is None
 

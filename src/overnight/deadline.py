@@ -11,8 +11,8 @@ from typing import Any
 
 from overnight.config import Machine, Recipe
 from overnight.errors import UserError
-from overnight.metrics import duration
 from overnight.runs import RunFolder
+from overnight.words import duration
 
 NAME = "deadline"  # of the decision; its value is None where there is one no more
 NEAR, SHARE = 2.0, 0.02  # a run ends near enough: within so many seconds, or within this share of the time left

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from overnight.deadline import NAME, NEAR, Costs, Deadline, clock, moved
-from overnight.metrics import duration
+from overnight.words import duration
 
 if TYPE_CHECKING:
     from overnight.training import Training

@@ -327,15 +327,9 @@ def restore(training: Training) -> None:
     folder.metrics.cut(state.offsets["metrics.jsonl"])
     folder.samples.cut(state.offsets["samples.jsonl"])
     training.step = training.saver.saved = state.step
-        try:
-            for name, hook in named.items():
-                if hook.first:
-                    _run(training, name, hook)
-        except Interrupted:
-            training.console.line("stopped before the first step; the same command begins anew")
-            return False
-    every = training.config.observe.checkpoint.every
-    training.ending.begin(training, {name: hook.every for name, hook in named.items()} | {CHECKPOINT: every})
+    measured = {**validation_losses(folder.metrics.path), **training.val_loss}
+    training.val_loss = {step: loss for step, loss in measured.items() if step <= state.step}
+    training.ending.look_at = state.step
     training.metrics = Deferred()
     training.guard.go_on(state.recent_losses)
 
