@@ -89,7 +89,7 @@ def together(size: int, work: Callable[[World, Path], None], folder: Path) -> No
     for process in ranks:
         process.start()
     for process in ranks:
-        process.join(120)
+        process.join(240)  # where others keep the machine busy, each exchange waits for its turn
         process.kill()
     assert [process.exitcode for process in ranks] == [0] * size
 
