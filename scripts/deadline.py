@@ -27,7 +27,7 @@ KINDS = ("undisturbed", "half the machine from the middle on", "killed and start
 
 
 def start(data: Path, run: Path, hours: float, rest: list[str]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "overnight", "train", "demo", "--device", "cpu", "--data", str(data)]
+    command = [sys.executable, "-m", "overnight", "train", "gpt2-tiny", "--device", "cpu", "--data", str(data)]
     with (run.parent / f"{run.name}.txt").open("ab") as log:
         return subprocess.Popen([*command, "--out", str(run), "--hours", str(hours), *rest], stdout=log, stderr=log)
 

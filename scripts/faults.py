@@ -45,7 +45,7 @@ TOLERANCE = 1e-3
 RESTARTED = "was killed by SIGKILL; all"  # what the launcher says
 FILES, LINES = ("model.safetensors", "optimizer.safetensors"), ("metrics.jsonl", "samples.jsonl")
 OPTIONS = [
-    *("demo", "--device", "cpu", "--threads", "1", "--precision", "fp32", "--optim.schedule", "constant"),
+    *("gpt2-tiny", "--device", "cpu", "--threads", "1", "--precision", "fp32", "--optim.schedule", "constant"),
     *("--model.n-layer", "2", "--model.n-embd", "32", "--model.n-head", "2", "--model.dropout", "0"),
     *("--data.sequence-length", "32", "--train.tokens-per-step", "384", "--micro-batch", "6", "--log.every", "1"),
     *("--eval.every", "50", "--eval.tokens", "2048", "--eval.train-tokens", "0", "--sample.every", "100"),

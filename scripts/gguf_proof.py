@@ -57,7 +57,19 @@ KINDS = {  # name: (tokenizer, one file alone, further options of train)
     "chars, exact GELU": ("chars", True, ["--model.activation", "gelu"]),
 }
 OPTIONS = [
-    *("demo", "--device", "cpu", "--threads", "1", "--precision", "fp32", "--compile", "off", "--train.steps", "100"),
+    *(
+        "gpt2-tiny",
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        "--precision",
+        "fp32",
+        "--compile",
+        "off",
+        "--train.steps",
+        "100",
+    ),
     *("--data.sequence-length", "256", "--train.tokens-per-step", "2048", "--model.n-embd", "128"),
     *("--sample.every", "0", "--checkpoint.every", "0", "--eval.every", "0"),
 ]

@@ -29,7 +29,7 @@ from typing import Any
 PHASES = ("step", "checkpoint write", "rename", "metrics line", "evaluation")
 STEPS = 48
 OPTIONS = [
-    *("demo", "--device", "cpu", "--threads", "1", "--precision", "fp32", "--train.steps", str(STEPS)),
+    *("gpt2-tiny", "--device", "cpu", "--threads", "1", "--precision", "fp32", "--train.steps", str(STEPS)),
     *("--model.n-layer", "2", "--model.n-embd", "32", "--model.n-head", "2", "--model.dropout", "0.1"),
     *("--data.sequence-length", "32", "--train.tokens-per-step", "384", "--micro-batch", "4"),
     *("--log.every", "1", "--eval.every", "5", "--eval.tokens", "4096", "--sample.every", "6"),

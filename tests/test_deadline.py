@@ -297,7 +297,7 @@ def test_a_run_by_the_clock_and_the_same_again_from_its_decisions(
     overnight: Overnight, dataset: Path, tiny: list[str], tmp_path: Path
 ) -> None:
     steps = tiny.index("--train.steps")
-    run, common = tmp_path / "run", ["train", "demo", "--data", dataset, *tiny[:steps], *tiny[steps + 2 :]]
+    run, common = tmp_path / "run", ["train", "gpt2-tiny", "--data", dataset, *tiny[:steps], *tiny[steps + 2 :]]
     common += ["--checkpoint.keep-every", "4"]
     begin = time.time()
     done = overnight(*common, "--out", run, "--hours", "0.0018")
@@ -335,13 +335,13 @@ def test_a_run_by_the_clock_and_the_same_again_from_its_decisions(
 
 def test_two_lengths_are_refused(overnight: Overnight, dataset: Path, tmp_path: Path) -> None:
     for flags in (["--train.steps", "7", "--hours", "1"], ["--train.tokens", "7", "--until", "07:00"]):
-        done = overnight("train", "demo", "--data", dataset, "--out", tmp_path / "run", *flags, check=False)
+        done = overnight("train", "gpt2-tiny", "--data", dataset, "--out", tmp_path / "run", *flags, check=False)
         assert done.returncode == 2 and "are both given: keep one" in done.stderr
     for flags, words in (
         (["--until", "soon"], "give a time as 07:00"),
         (["--until", "2001-01-01"], "ago"),
         (["--hours", "0"], "above 0"),
     ):
-        done = overnight("train", "demo", "--data", dataset, "--out", tmp_path / "run", *flags, check=False)
+        done = overnight("train", "gpt2-tiny", "--data", dataset, "--out", tmp_path / "run", *flags, check=False)
         assert done.returncode == 2 and words in done.stderr, done.stderr
     assert not (tmp_path / "run" / "config.json").exists()

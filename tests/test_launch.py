@@ -146,11 +146,11 @@ def started(tmp_path: Path) -> list[str]:
 
 
 def test_slurm_leaves_a_cancelled_or_failed_job_alone(sleeper: dict[str, str], tmp_path: Path) -> None:
-    job = start("slurm.sh", sleeper | {"FAIL": "1"}, "train", "demo")
+    job = start("slurm.sh", sleeper | {"FAIL": "1"}, "train", "gpt2-tiny")
     job.communicate(timeout=30)
     assert job.returncode == 1
     (tmp_path / "cluster" / "state").write_text("COMPLETING\n")
-    job = start("slurm.sh", sleeper, "train", "demo")
+    job = start("slurm.sh", sleeper, "train", "gpt2-tiny")
     wait_for(lambda: len(started(tmp_path)) == 4, job)
     job.send_signal(signal.SIGTERM)
     job.communicate(timeout=30)
@@ -159,14 +159,14 @@ def test_slurm_leaves_a_cancelled_or_failed_job_alone(sleeper: dict[str, str], t
 
 
 def test_ssh_starts_again_what_failed_and_stops_everywhere(sleeper: dict[str, str], tmp_path: Path) -> None:
-    failing = start("ssh.sh", sleeper | {"FAIL": "1", "RESTARTS": "2"}, "one two", "train", "demo", "--out", "a b")
+    failing = start("ssh.sh", sleeper | {"FAIL": "1", "RESTARTS": "2"}, "one two", "train", "gpt2-tiny", "--out", "a b")
     _, err = failing.communicate(timeout=30)
     assert failing.returncode == 1, err
     assert sorted(line.split()[0] for line in started(tmp_path)) == ["one"] * 3 + ["two"] * 3
-    assert all("--nnodes 2" in line and "-m overnight train demo --out a b" in line for line in started(tmp_path))
+    assert all("--nnodes 2" in line and "-m overnight train gpt2-tiny --out a b" in line for line in started(tmp_path))
     (tmp_path / "cluster" / "started").unlink()
 
-    job = start("ssh.sh", sleeper, "one two", "train", "demo")
+    job = start("ssh.sh", sleeper, "one two", "train", "gpt2-tiny")
     wait_for(lambda: len(started(tmp_path)) == 2, job)
     job.send_signal(signal.SIGTERM)
     job.communicate(timeout=30)

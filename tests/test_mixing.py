@@ -167,9 +167,9 @@ def trained(out: Path) -> list[dict]:
 def test_a_run_on_a_mixture_resumes_bit_exactly(folders, overnight, tiny, tmp_path):
     data = f"{folders[0]}:0.7,{folders[1]}:0.3"
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    shown = overnight("train", "demo", "--data", data, "--out", whole, *tiny).stdout
+    shown = overnight("train", "gpt2-tiny", "--data", data, "--out", whole, *tiny).stdout
     assert "70.0% one" in shown
-    overnight("train", "demo", "--data", data, "--out", parts, *tiny)
+    overnight("train", "gpt2-tiny", "--data", data, "--out", parts, *tiny)
     for newest in ("step_00000012",):
         shutil.rmtree(parts / "checkpoints" / newest)
     overnight("train", parts)  # from step 8, with the data that the run remembers
@@ -185,7 +185,7 @@ def test_a_run_on_a_mixture_resumes_bit_exactly(folders, overnight, tiny, tmp_pa
     assert "two" in (whole / "report.html").read_text()
 
     other = overnight(
-        "train", "demo", "--data", f"{folders[0]}:0.6,{folders[1]}:0.4", "--out", whole, *tiny, check=False
+        "train", "gpt2-tiny", "--data", f"{folders[0]}:0.6,{folders[1]}:0.4", "--out", whole, *tiny, check=False
     )
     assert other.returncode == 2
     assert "not the dataset" in other.stderr

@@ -205,7 +205,7 @@ def test_a_gpt2_whose_matrices_muon_trained_goes_to_nanogpt_without_moments(
     overnight: Overnight, dataset: Path, tiny: list[str], tmp_path: Path
 ) -> None:
     flags = ["--optim.matrices", "muon", "--model.activation", "gelu", "--train.steps", "2", "--sample.every", "0"]
-    overnight("train", "demo", "--data", dataset, "--out", tmp_path / "run", *tiny, *flags)
+    overnight("train", "gpt2-tiny", "--data", dataset, "--out", tmp_path / "run", *tiny, *flags)
     said = overnight("export", tmp_path / "run", "--to", "nanogpt", "--out", tmp_path / "out").stdout
     assert "moments stay behind: the matrices were trained by Muon" in said
     content = torch.load(tmp_path / "out" / "ckpt.pt", weights_only=True)

@@ -20,7 +20,8 @@ KNOWN_SIZES = {  # parameters of OpenAI's released models, 1,024 positions, the 
     "gpt2-1558m": 1_557_611_200,
 }
 NAMES = {
-    "demo", "shakespeare-char-cpu", "shakespeare-char", "finetune-shakespeare", "gpt2-124m", "gpt2-350m", "gpt2-774m",
+    "gpt2-tiny", "modern-stdlib", "shakespeare-char-cpu", "shakespeare-char", "finetune-shakespeare", "gpt2-124m",
+    "gpt2-350m", "gpt2-774m",
     "gpt2-1558m", "gpt3-125m", "gpt3-350m", "gpt3-760m", "gpt3-1300m", "nanogpt-openwebtext", "modern-shakespeare",
     "modern-124m", "modern-350m",
 }  # fmt: skip

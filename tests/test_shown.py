@@ -36,12 +36,12 @@ def test_every_command_and_preset_that_is_shown_exists(page):
 def test_every_flag_that_is_shown_is_one(page, overnight):
     text = page.read_text(encoding="utf-8")
     for words in commands(page):
-        known = overnight(words[0], *(["demo"] if words[0] == "train" else []), "--help", check=False)
+        known = overnight(words[0], *(["gpt2-tiny"] if words[0] == "train" else []), "--help", check=False)
         for flag in [word.split("=")[0] for word in words if word.startswith("--")]:
             assert flag in known.stdout or flag == "--section.field", (page.name, words)
     if page.name == "train.md":
         flags = re.findall(r"`(--[a-z.-]+)", text)
-        known = overnight("train", "demo", "--help").stdout
+        known = overnight("train", "gpt2-tiny", "--help").stdout
         others = ("--kills", "--max-restarts")  # of scripts/kills.py and of torchrun
         assert not [flag for flag in flags if flag not in known and flag not in others]
 

@@ -219,10 +219,23 @@ def modern_350m() -> Config:
     return replace(base, preset="modern-350m", recipe=recipe)
 
 
-def demo() -> Config:
-    """The small GPT that `overnight demo` trains on Python's standard library, for a CPU."""
+def modern_stdlib() -> Config:
+    """The small modern model that `overnight demo` trains on Python's standard library, for a CPU."""
+    base = gpt2_tiny()
+    recipe = replace(
+        base.recipe,
+        model=replace(MODERN, n_layer=4, n_head=3, n_embd=192, bigram_rows=2**15),
+        data=DataConfig(sequence_length=256),
+        optim=MUON,
+        train=TrainConfig(steps=500, tokens_per_step=4096),
+    )
+    return replace(base, preset="modern-stdlib", recipe=recipe)
+
+
+def gpt2_tiny() -> Config:
+    """A small GPT-2 for a CPU and a vocabulary of some thousand ids."""
     return Config(
-        preset="demo",
+        preset="gpt2-tiny",
         recipe=Recipe(
             model=ModelConfig(n_layer=4, n_head=4, n_embd=192),
             data=DataConfig(sequence_length=128),
@@ -240,7 +253,8 @@ def demo() -> Config:
 PRESETS: dict[str, Callable[[], Config]] = {
     make().preset: make
     for make in (
-        demo,
+        modern_stdlib,
+        gpt2_tiny,
         shakespeare_char_cpu,
         modern_shakespeare,
         shakespeare_char,

@@ -24,10 +24,10 @@ def band(overnight, dataset, tiny, tmp_path_factory):
     """The band of two runs, from the file that the script writes."""
     folder = tmp_path_factory.mktemp("band")
     for seed in (1, 2):
-        overnight("train", "demo", "--data", dataset, "--out", folder / f"{seed}", "--seed", seed, *tiny,
+        overnight("train", "gpt2-tiny", "--data", dataset, "--out", folder / f"{seed}", "--seed", seed, *tiny,
                   "--sample.every", "0")  # fmt: skip
-    out = make_band.write([folder / "1", folder / "2"], ["overnight", "train", "demo"], folder / "band.json")
-    assert json.loads(out.read_text())["made"]["command"] == "overnight train demo"
+    out = make_band.write([folder / "1", folder / "2"], ["overnight", "train", "gpt2-tiny"], folder / "band.json")
+    assert json.loads(out.read_text())["made"]["command"] == "overnight train gpt2-tiny"
     return folder, read(out)
 
 
@@ -41,7 +41,7 @@ def test_a_run_is_told_where_it_lies(band, overnight, dataset, tiny, tmp_path, m
     monkeypatch.setattr(api, "find_band", lambda preset: found)
     monkeypatch.setattr(of_runs, "find", lambda preset: found)
     flags = [*tiny, "--sample.every", "0", "--seed", "3"]
-    done = overnight("train", "demo", "--data", dataset, "--out", tmp_path / "fresh", *flags)
+    done = overnight("train", "gpt2-tiny", "--data", dataset, "--out", tmp_path / "fresh", *flags)
     assert "step 5: validation loss" in done.stdout
     assert done.stdout.count("; inside the band\n") == 3
     assert "inside the band: validation loss" in done.stdout
@@ -49,7 +49,7 @@ def test_a_run_is_told_where_it_lies(band, overnight, dataset, tiny, tmp_path, m
     assert "Inside the band: validation loss" in page
     assert "6 seeds of demo" in page  # the legend of the shaded part of the chart
     wrong = ["--train.tokens-per-step", "32", "--optim.lr", "1e-6"]
-    done = overnight("train", "demo", "--data", dataset, "--out", tmp_path / "wrong", *flags, *wrong)
+    done = overnight("train", "gpt2-tiny", "--data", dataset, "--out", tmp_path / "wrong", *flags, *wrong)
     assert "above the band by" in done.stdout
     said = next(line for line in done.stdout.splitlines() if line.startswith("likely causes"))
     assert said.startswith("likely causes, the likeliest first: batch: train.tokens_per_step is 32, there 256; ")

@@ -167,7 +167,7 @@ def test_the_training_flags_have_the_names_that_bind() -> None:
     assert set(BINDING) <= set(flags(TrainArguments))
     given = {"--precision": "bf16", "--device": "cpu", "--compile": "off", "--optim.lr": "0.5"}
     arguments = [word for name in BINDING for word in (name, given.get(name, "7"))]
-    found = parse(TrainArguments, ["demo", *arguments], "train")
+    found = parse(TrainArguments, ["gpt2-tiny", *arguments], "train")
     recipe, machine, observe = found.recipe, found.machine, found.observe
     assert isinstance(recipe, Recipe)
     assert isinstance(machine, Machine)

@@ -22,7 +22,7 @@ def test_a_file_in_place_of_the_run_folder(overnight, dataset, tiny, tmp_path):
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         for more in ([], ["--detach"]):
-            arguments = ["train", "demo", "--data", dataset, "--out", out, *tiny, *more]
+            arguments = ["train", "gpt2-tiny", "--data", dataset, "--out", out, *tiny, *more]
             assert "file" in refused(overnight(*arguments, check=False))
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -37,7 +37,7 @@ def test_a_file_in_place_of_a_dataset_or_a_demo(overnight, tmp_path):
 @pytest.mark.skipif(os.name == "nt" or getattr(os, "geteuid", lambda: 0)() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written(overnight, dataset, tiny, tmp_path):
     tmp_path.chmod(0o500)
-    done = overnight("train", "demo", "--data", dataset, "--out", tmp_path / "run", *tiny, check=False)
+    done = overnight("train", "gpt2-tiny", "--data", dataset, "--out", tmp_path / "run", *tiny, check=False)
     tmp_path.chmod(0o700)
     assert "Permission denied" in refused(done)
 

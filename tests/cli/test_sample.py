@@ -15,7 +15,7 @@ import pytest
 def run(overnight, dataset, tiny, tmp_path_factory):
     """A finished run."""
     out = tmp_path_factory.mktemp("runs") / "first"
-    overnight("train", "demo", "--data", dataset, "--out", out, *tiny)
+    overnight("train", "gpt2-tiny", "--data", dataset, "--out", out, *tiny)
     return out
 
 
@@ -26,7 +26,7 @@ def chars(overnight, tiny, tmp_path_factory):
     (folder / "text.txt").write_text("to be or not to be\n" * 500)
     overnight("prepare", "files", folder / "text.txt", "--out", folder / "data", "--tokenizer", "chars")
     options = ["--sample.every", "0", "--train.steps", "1"]
-    overnight("train", "demo", "--data", folder / "data", "--out", folder / "run", *tiny, *options)
+    overnight("train", "gpt2-tiny", "--data", folder / "data", "--out", folder / "run", *tiny, *options)
     return folder / "run"
 
 

@@ -25,7 +25,7 @@ from overnight.runs import RunFolder, read_lines
 def run(overnight, dataset, tiny, tmp_path_factory):
     """A finished run."""
     out = tmp_path_factory.mktemp("runs") / "first"
-    overnight("train", "demo", "--data", dataset, "--out", out, *tiny)
+    overnight("train", "gpt2-tiny", "--data", dataset, "--out", out, *tiny)
     return out
 
 
@@ -68,14 +68,14 @@ def test_a_run_has_everything_that_the_format_promises(run, dataset):
 
 def test_the_same_command_again_says_that_it_is_finished(run, overnight, dataset, tiny):
     before = (run / "metrics.jsonl").read_bytes()
-    done = overnight("train", "demo", "--data", dataset, "--out", run, *tiny)
+    done = overnight("train", "gpt2-tiny", "--data", dataset, "--out", run, *tiny)
     assert "finished at step 12" in done.stdout
     assert (run / "metrics.jsonl").read_bytes().startswith(before)
 
 
 def test_more_steps_continue_and_are_a_decision(overnight, dataset, tiny, tmp_path):
     out = tmp_path / "longer"
-    overnight("train", "demo", "--data", dataset, "--out", out, *tiny)
+    overnight("train", "gpt2-tiny", "--data", dataset, "--out", out, *tiny)
     done = overnight("train", out, "--train.steps", "16")
     assert "goes on   from step 12 of 16" in done.stdout
     assert lines(out / "metrics.jsonl", "train")[-1]["step"] == 16
@@ -88,17 +88,17 @@ def test_more_steps_continue_and_are_a_decision(overnight, dataset, tiny, tmp_pa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--optim.lr", "0.5"], f"optim.lr: {PRESETS['demo']().recipe.optim.lr} in the run, 0.5 now"),
+        (["--optim.lr", "0.5"], f"optim.lr: {PRESETS['gpt2-tiny']().recipe.optim.lr} in the run, 0.5 now"),
         (["--seed", "7"], "seed: 1337 in the run, 7 now"),
     ],
 )
 def test_another_recipe_is_refused_and_shown(run, overnight, dataset, tiny, change, message):
-    done = overnight("train", "demo", "--data", dataset, "--out", run, *tiny, *change, check=False)
+    done = overnight("train", "gpt2-tiny", "--data", dataset, "--out", run, *tiny, *change, check=False)
     assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_machine_and_observe_may_change(run, overnight, dataset, tiny):
-    overnight("train", "demo", "--data", dataset, "--out", run, *tiny, "--micro-batch", "2", "--log.every", "3")
+    overnight("train", "gpt2-tiny", "--data", dataset, "--out", run, *tiny, "--micro-batch", "2", "--log.every", "3")
     assert RunFolder.open(run).decided("micro_batch", 12) == 2
 
 
@@ -106,7 +106,7 @@ def test_another_dataset_is_refused(run, overnight, tiny, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("to be or not to be\n" * 500)
     overnight("prepare", "files", text, "--out", tmp_path / "data", "--tokenizer", "bytes")
-    done = overnight("train", "demo", "--data", tmp_path / "data", "--out", run, *tiny, check=False)
+    done = overnight("train", "gpt2-tiny", "--data", tmp_path / "data", "--out", run, *tiny, check=False)
     assert done.returncode == 2 and "is not the dataset" in done.stderr
 
 
@@ -114,17 +114,20 @@ def test_another_dataset_is_refused(run, overnight, tiny, tmp_path):
     ("arguments", "message"),
     [
         (["gpt2-123m"], "did you mean gpt2-124m"),
-        (["demo", "--optim.lrr", "1"], "did you mean --optim.lr"),
-        (["demo", "--train.steps", "x"], "--train.steps"),
-        (["demo"], "--data DIR"),
-        (["demo", "--data", "nowhere"], "nowhere"),
-        (["demo", "--train.steps", "5", "--train.tokens", "5000"], "keep one"),
+        (["gpt2-tiny", "--optim.lrr", "1"], "did you mean --optim.lr"),
+        (["gpt2-tiny", "--train.steps", "x"], "--train.steps"),
+        (["gpt2-tiny"], "--data DIR"),
+        (["gpt2-tiny", "--data", "nowhere"], "nowhere"),
+        (["gpt2-tiny", "--train.steps", "5", "--train.tokens", "5000"], "keep one"),
         (["missing.toml"], "missing.toml"),
         (["nothing:there"], "nothing"),
-        (["demo", "--seed", str(2**63), "--data", "DATASET"], "seed is 9223372036854775808: it must be below 2**63"),
-        (["demo", "--seed", "-1", "--data", "DATASET"], "seed is -1"),
-        (["demo", "--model.n-head", "0", "--data", "DATASET"], "overnight: --model.n-head is 0"),
-        (["demo", "--model.vocab-size", "0", "--data", "DATASET"], "--model.vocab-size is 0"),
+        (
+            ["gpt2-tiny", "--seed", str(2**63), "--data", "DATASET"],
+            "seed is 9223372036854775808: it must be below 2**63",
+        ),
+        (["gpt2-tiny", "--seed", "-1", "--data", "DATASET"], "seed is -1"),
+        (["gpt2-tiny", "--model.n-head", "0", "--data", "DATASET"], "overnight: --model.n-head is 0"),
+        (["gpt2-tiny", "--model.vocab-size", "0", "--data", "DATASET"], "--model.vocab-size is 0"),
     ],
 )
 def test_mistakes_get_one_line_and_exit_code_2(overnight, dataset, tmp_path, arguments, message):
@@ -147,7 +150,7 @@ def test_mistakes_get_one_line_and_exit_code_2(overnight, dataset, tmp_path, arg
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(overnight, dataset, tmp_path, arguments, message):
-    done = overnight("train", "demo", "--data", dataset, "--out", tmp_path / "run", *arguments, check=False)
+    done = overnight("train", "gpt2-tiny", "--data", dataset, "--out", tmp_path / "run", *arguments, check=False)
     assert done.returncode == 2 and message in done.stderr, done.stderr
     assert not (tmp_path / "run" / "config.json").exists() or arguments[0] in ("--device", "--precision")
 
@@ -167,7 +170,7 @@ def test_print_config_shows_flags_and_toml_alike(overnight, tmp_path):
 def test_a_function_gives_a_configuration(overnight, tmp_path):
     (tmp_path / "mine.py").write_text(
         "import dataclasses, overnight\n\n"
-        "def small():\n    return dataclasses.replace(overnight.preset('demo'), preset='small')\n"
+        "def small():\n    return dataclasses.replace(overnight.preset('gpt2-tiny'), preset='small')\n"
     )
     assert json.loads(overnight("train", "mine:small", "--print-config", cwd=tmp_path).stdout)["preset"] == "small"
 
@@ -215,7 +218,7 @@ def test_a_toml_file_calls_no_code_and_reads_no_other_formats(run, overnight, tm
 
 def test_toml_files_build_on_each_other_but_not_in_a_circle(overnight, tmp_path):
     (tmp_path / "a.toml").write_text('preset = "b.toml"\n[train]\nsteps = 7\n')
-    (tmp_path / "b.toml").write_text('preset = "demo"\nseed = 5\n[train]\nsteps = 6\n')
+    (tmp_path / "b.toml").write_text('preset = "gpt2-tiny"\nseed = 5\n[train]\nsteps = 6\n')
     shown = json.loads(overnight("train", "a.toml", "--print-config", cwd=tmp_path).stdout)
     assert (shown["preset"], shown["recipe"]["seed"], shown["recipe"]["train"]["steps"]) == ("a", 5, 7)
     for circle in ("a.toml", "b.toml", "./a.toml"):
@@ -225,7 +228,7 @@ def test_toml_files_build_on_each_other_but_not_in_a_circle(overnight, tmp_path)
         assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["demo", "gpt2-350m", "shakespeare-char"])
+@pytest.mark.parametrize("name", ["gpt2-tiny", "gpt2-350m", "shakespeare-char"])
 def test_help_shows_the_values_of_the_preset(overnight, name):
     recipe = PRESETS[name]().recipe
     for arguments in ([name, "--help"], ["--help", name], [name, "--seed", "1", "-h"]):
@@ -256,14 +259,14 @@ def test_an_attempt_without_its_dataset_is_named(run, overnight, tmp_path):
 def test_tokens_instead_of_steps(overnight, dataset, tiny, tmp_path):
     tiny = [*tiny]
     del tiny[tiny.index("--train.steps") :][:2], tiny[tiny.index("--train.steps") : tiny.index("--train.steps") + 2]
-    overnight("train", "demo", "--data", dataset, "--out", tmp_path / "run", *tiny, "--train.tokens", "1000")
+    overnight("train", "gpt2-tiny", "--data", dataset, "--out", tmp_path / "run", *tiny, "--train.tokens", "1000")
     assert lines(tmp_path / "run" / "metrics.jsonl", "train")[-1]["step"] == 4  # 256 tokens a step
 
 
 def test_overfitting_one_batch(overnight, dataset, tiny, tmp_path):
     out = tmp_path / "run"
     options = ["--overfit", "1", "--train.steps", "60", "--optim.lr", "0.01"]
-    overnight("train", "demo", "--data", dataset, "--out", out, *tiny, *options)
+    overnight("train", "gpt2-tiny", "--data", dataset, "--out", out, *tiny, *options)
     losses = [line["loss"] for line in lines(out / "metrics.jsonl", "train")]
     assert losses[-1] < 0.6 * losses[0]
 
@@ -271,7 +274,7 @@ def test_overfitting_one_batch(overnight, dataset, tiny, tmp_path):
 def test_evaluations_and_samples_change_nothing(overnight, dataset, tiny, tmp_path):
     """With dropout, so that also what they might do to the global random state is seen."""
     loud, quiet = tmp_path / "loud", tmp_path / "quiet"
-    arguments = ["train", "demo", "--data", dataset, *tiny, "--model.dropout", "0.1"]
+    arguments = ["train", "gpt2-tiny", "--data", dataset, *tiny, "--model.dropout", "0.1"]
     overnight(*arguments, "--out", loud)
     overnight(*arguments, "--out", quiet, "--eval.every", "0", "--sample.every", "0")
     for name in ("model.safetensors", "optimizer.safetensors"):
@@ -283,7 +286,7 @@ def test_evaluations_and_samples_change_nothing(overnight, dataset, tiny, tmp_pa
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, "stop"])
 def test_stopped_and_continued_is_bit_identical(overnight, dataset, tiny, tmp_path, how):
     seldom = ["--eval.every", "25", "--sample.every", "60", "--checkpoint.every", "50", "--train.steps", "300"]
-    arguments = ["train", "demo", "--data", dataset, *tiny, *seldom, "--model.dropout", "0.1"]
+    arguments = ["train", "gpt2-tiny", "--data", dataset, *tiny, *seldom, "--model.dropout", "0.1"]
     out = tmp_path / "stopped"
     process = start(*arguments, "--out", out)
     wait_for_step(out, 9, process)
@@ -306,7 +309,7 @@ def test_stopped_and_continued_is_bit_identical(overnight, dataset, tiny, tmp_pa
 
 
 def test_two_processes_cannot_train_one_run(overnight, dataset, tiny, tmp_path):
-    arguments = ["train", "demo", "--data", dataset, "--out", tmp_path / "run", *tiny, "--train.steps", "5000"]
+    arguments = ["train", "gpt2-tiny", "--data", dataset, "--out", tmp_path / "run", *tiny, "--train.steps", "5000"]
     process = start(*arguments)
     wait_for_step(tmp_path / "run", 1, process)
     second = overnight(*arguments, check=False)
@@ -317,7 +320,7 @@ def test_two_processes_cannot_train_one_run(overnight, dataset, tiny, tmp_path):
 
 def test_detached_it_survives_a_hangup_and_stops_cleanly(overnight, dataset, tiny, tmp_path):
     out = tmp_path / "run"
-    done = overnight("train", "demo", "--data", dataset, "--out", out, *tiny, "--train.steps", "5000", "--detach")
+    done = overnight("train", "gpt2-tiny", "--data", dataset, "--out", out, *tiny, "--train.steps", "5000", "--detach")
     pid = int(done.stdout.split("as process ")[1].split()[0])
     wait_for_step(out, 2)
     os.kill(pid, signal.SIGHUP)
@@ -332,7 +335,7 @@ def test_what_is_detached_imports_nothing_from_the_current_folder_but_what_it_is
 ):
     (tmp_path / "tomllib.py").write_text("import pathlib\npathlib.Path('executed').touch()\n")
     (tmp_path / "mine_detached.py").write_text(
-        "import overnight\n\ndef config():\n    return overnight.preset('demo')\n"
+        "import overnight\n\ndef config():\n    return overnight.preset('gpt2-tiny')\n"
     )
     arguments = ["train", "mine_detached:config", "--data", dataset, "--out", "run", *tiny, "--detach"]
     overnight(*arguments, cwd=tmp_path)
@@ -341,7 +344,7 @@ def test_what_is_detached_imports_nothing_from_the_current_folder_but_what_it_is
 
 
 def test_detached_a_mistake_is_told(overnight, tmp_path):
-    failed = overnight("train", "demo", "--data", "nowhere", "--out", tmp_path / "other", "--detach", check=False)
+    failed = overnight("train", "gpt2-tiny", "--data", "nowhere", "--out", tmp_path / "other", "--detach", check=False)
     assert failed.returncode == 2 and "nowhere" in failed.stderr
 
 
@@ -352,7 +355,7 @@ def test_on_a_terminal_there_is_a_live_line(dataset, tiny, tmp_path):
         "-m",
         "overnight",
         "train",
-        "demo",
+        "gpt2-tiny",
         "--data",
         str(dataset),
         "--out",
@@ -378,7 +381,18 @@ def test_on_a_terminal_there_is_a_live_line(dataset, tiny, tmp_path):
 def test_a_closed_terminal_does_not_end_a_run(dataset, tiny, tmp_path):
     leader, follower = pty.openpty()
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "overnight", "train", "demo", "--data", str(dataset), "--out", str(out), *tiny]
+    command = [
+        sys.executable,
+        "-m",
+        "overnight",
+        "train",
+        "gpt2-tiny",
+        "--data",
+        str(dataset),
+        "--out",
+        str(out),
+        *tiny,
+    ]
     process = subprocess.Popen(
         [*command, "--train.steps", "200", "--sample.every", "0", "--eval.every", "50"],
         stdout=follower,
@@ -418,11 +432,13 @@ def test_python_interface(run):
 def test_a_device_that_is_not_there_leaves_no_run_behind(overnight, dataset, tiny, tmp_path):
     flags = [flag for flag in tiny if flag not in ("--device", "cpu")]
     for wrong, message in ((["--device", "tpu"], "--device tpu"), (["--device", "cpu", "--precision", "tf32"], "tf32")):
-        done = overnight("train", "demo", "--data", dataset, "--out", tmp_path / "run", *flags, *wrong, check=False)
+        done = overnight(
+            "train", "gpt2-tiny", "--data", dataset, "--out", tmp_path / "run", *flags, *wrong, check=False
+        )
         assert done.returncode == 2 and message in done.stderr
         assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_flags_of_nanogpt_are_told_by_their_names_here(overnight, dataset):
-    done = overnight("train", "demo", "--data", dataset, "--max_iters", "60", check=False)
+    done = overnight("train", "gpt2-tiny", "--data", dataset, "--max_iters", "60", check=False)
     assert done.returncode == 2 and "nanoGPT's; here --train.steps" in done.stderr

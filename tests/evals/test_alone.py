@@ -19,7 +19,7 @@ from overnight.loader import TokenStream
 def run(overnight, dataset, tiny, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("evaluated")
     shutil.copytree(dataset, folder / "data")
-    overnight("train", "demo", "--data", folder / "data", "--out", folder / "run", *tiny)
+    overnight("train", "gpt2-tiny", "--data", folder / "data", "--out", folder / "run", *tiny)
     return folder / "run"
 
 

@@ -117,7 +117,7 @@ def test_a_published_number_that_comes_out() -> None:
 
 def test_any_number_of_processes_has_the_same_numbers(overnight, dataset, tiny, rows, tmp_path) -> None:
     longer = ["--data.sequence-length", "128", "--sample.every", "0"]
-    overnight("train", "demo", "--data", dataset, "--out", tmp_path / "run", *tiny, *longer, "--eval.every", "0")
+    overnight("train", "gpt2-tiny", "--data", dataset, "--out", tmp_path / "run", *tiny, *longer, "--eval.every", "0")
     asked = ["eval", tmp_path / "run", "--evals", f"loss,hellaswag={rows}", "--tokens", "5k", "--device", "cpu"]
     alone = json.loads(overnight(*asked, "--json").stdout)
     done = subprocess.run(

@@ -55,8 +55,10 @@ def lines(run: Path, kind: str) -> list[dict]:
 def test_a_run_with_evaluations_is_the_run_without(overnight, dataset, tiny, tmp_path, toys) -> None:
     with_dropout = [*tiny, "--data", dataset, "--model.dropout", "0.1"]
     busy = ["--eval.every", "3", "--eval.tasks", "toy@2", "--eval.examples", "9", "--sample.every", "1"]
-    overnight("train", "demo", "--out", tmp_path / "busy", *with_dropout, *busy)
-    overnight("train", "demo", "--out", tmp_path / "quiet", *with_dropout, "--eval.every", "0", "--sample.every", "0")
+    overnight("train", "gpt2-tiny", "--out", tmp_path / "busy", *with_dropout, *busy)
+    overnight(
+        "train", "gpt2-tiny", "--out", tmp_path / "quiet", *with_dropout, "--eval.every", "0", "--sample.every", "0"
+    )
     last = Path("checkpoints", "step_00000012")
     for name in ("model.safetensors", "optimizer.safetensors"):
         assert (tmp_path / "busy" / last / name).read_bytes() == (tmp_path / "quiet" / last / name).read_bytes()
@@ -85,7 +87,7 @@ def test_asked_to_end_it_does_not_finish_what_is_measured_before_the_first_step(
     overnight, dataset, tiny, tmp_path, toys, monkeypatch, during
 ) -> None:
     few = [*tiny, "--train.steps", 2, "--sample.every", 0, "--eval.tasks", "toy@6"]
-    out, command = tmp_path / "stopped", ["train", "demo", "--data", dataset, *few, "--out"]
+    out, command = tmp_path / "stopped", ["train", "gpt2-tiny", "--data", dataset, *few, "--out"]
     with monkeypatch.context() as patch:
         patch.setattr(f"overnight.evals.{during}.hanging", SimpleNamespace(beat=(out / "stop").touch))
         done = overnight(*command, out, check=False)
@@ -108,7 +110,7 @@ def test_with_compile_everything_works_in_one_run_and_compiles_once(overnight, d
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     small = ["--model.n-layer", "1", "--train.steps", "8", "--compile", "on", "--sample.every", "2"]
     every = ["--eval.every", "2", "--eval.tasks", f"hellaswag={tmp_path / 'rows.jsonl'},toy"]
-    overnight("train", "demo", "--data", dataset, "--out", tmp_path / "run", *tiny, *small, *every)
+    overnight("train", "gpt2-tiny", "--data", dataset, "--out", tmp_path / "run", *tiny, *small, *every)
     _, *graphs = toys[0].graphs  # the first time it is only looked at whether it can be asked
     assert len(graphs) == 5  # before the first step, and after 2, 4, 6 and 8
     assert graphs[0] >= 1, "nothing was compiled"
@@ -128,7 +130,7 @@ def test_what_cannot_be_evaluated_is_told_before_anything_is_written(overnight, 
         (["--eval.tasks", "toy", "--eval.every", "0"], "toy@1000"),
         (["--eval.tasks", "os:system"], "OVERNIGHT_TRUST"),
     ):
-        done = overnight("train", "demo", "--data", dataset, "--out", tmp_path / "run", *tiny, *flags, check=False)
+        done = overnight("train", "gpt2-tiny", "--data", dataset, "--out", tmp_path / "run", *tiny, *flags, check=False)
         assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
         assert not (tmp_path / "run" / "config.json").exists()
 
@@ -137,13 +139,13 @@ def test_a_task_that_the_model_cannot_be_asked_is_told_before_the_run(overnight,
     row = {"ctx_a": "a", "ctx_b": "b", "ctx": "a b", "activity_label": "c", "endings": ["d", "e" * 50, "f", "g"]}
     (tmp_path / "rows.jsonl").write_text(json.dumps({**row, "label": 0}) + "\n")
     asked = ["--eval.tasks", f"hellaswag={tmp_path / 'rows.jsonl'}", "--out", tmp_path / "run"]
-    done = overnight("train", "demo", "--data", dataset, *tiny, *asked, check=False)  # 32 bytes a window
+    done = overnight("train", "gpt2-tiny", "--data", dataset, *tiny, *asked, check=False)  # 32 bytes a window
     assert done.returncode == 2 and "hellaswag cannot be asked of this model: an ending has 51 tokens" in done.stderr
     assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_alone_on_a_checkpoint_of_a_run(overnight, dataset, tiny, tmp_path, toys) -> None:
-    overnight("train", "demo", "--data", dataset, "--out", tmp_path / "run", *tiny, "--eval.tasks", "toy")
+    overnight("train", "gpt2-tiny", "--data", dataset, "--out", tmp_path / "run", *tiny, "--eval.tasks", "toy")
     inside = lines(tmp_path / "run", "task")[-1]["metrics"]
     told = overnight("eval", tmp_path / "run", "--evals", "loss,toy", "--checkpoint", "last").stdout
     assert "toy nats" in told and "val loss" in told and "a note" in told

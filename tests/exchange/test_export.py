@@ -50,7 +50,7 @@ def trained(overnight, tiny, tmp_path_factory):
     for name in TOKENIZERS:
         data, run, out = (folder / f"{kind}-{name.partition(':')[0]}" for kind in ("data", "run", "out"))
         overnight("prepare", "files", folder / "text.txt", "--out", data, "--tokenizer", name, "--workers", "1")
-        overnight("train", "demo", "--data", data, "--out", run, *tiny, *NARROW, "--train.steps", "50")
+        overnight("train", "gpt2-tiny", "--data", data, "--out", run, *tiny, *NARROW, "--train.steps", "50")
         said = overnight("export", run, "--to", "hf", "--out", out).stdout
         assert "reloaded by transformers" in said and "3 of 3 greedy continuations equal" in said
         found[name] = run, out
@@ -250,7 +250,7 @@ def exact(overnight, tiny, dataset, tmp_path_factory):
     """A run with the exact GELU, which nanoGPT has."""
     run = tmp_path_factory.mktemp("exact") / "run"
     options = ["--model.activation", "gelu", "--model.no-bias", "--eval.every", "12", "--checkpoint.every", "0"]
-    overnight("train", "demo", "--data", dataset, "--out", run, *tiny, *options)
+    overnight("train", "gpt2-tiny", "--data", dataset, "--out", run, *tiny, *options)
     return run
 
 
@@ -311,7 +311,9 @@ def test_other_moments_are_found(overnight, exact, tmp_path, monkeypatch, key):
 
 def test_what_was_frozen_has_no_moments_in_nanogpt(overnight, tiny, dataset, tmp_path):
     options = ["--model.activation", "gelu", "--optim.frozen", "wpe.*,ln_f.bias", "--train.steps", "2"]
-    overnight("train", "demo", "--data", dataset, "--out", tmp_path / "run", *tiny, *options, "--sample.every", "0")
+    overnight(
+        "train", "gpt2-tiny", "--data", dataset, "--out", tmp_path / "run", *tiny, *options, "--sample.every", "0"
+    )
     overnight("export", tmp_path / "run", "--to", "nanogpt", "--out", tmp_path / "out")
     stored = torch.load(tmp_path / "out" / "ckpt.pt", weights_only=True)["optimizer"]
     matrices, vectors = (group["params"] for group in stored["param_groups"])
@@ -345,7 +347,7 @@ def test_nanogpt_finds_the_characters(overnight, tiny, tmp_path):
     (tmp_path / "text.txt").write_text("to be, or not to be\n" * 200)
     overnight("prepare", "files", tmp_path / "text.txt", "--out", tmp_path / "data", "--tokenizer", "chars")
     options = ["--model.activation", "gelu", "--train.steps", "2", "--sample.every", "0"]
-    overnight("train", "demo", "--data", tmp_path / "data", "--out", tmp_path / "run", *tiny, *options)
+    overnight("train", "gpt2-tiny", "--data", tmp_path / "data", "--out", tmp_path / "run", *tiny, *options)
     said = overnight("export", tmp_path / "run", "--to", "nanogpt", "--out", tmp_path / "out").stdout
     assert "tokenizer: 9 ids" in said
     meta = pickle.loads((tmp_path / "out" / "meta.pkl").read_bytes())

@@ -63,7 +63,7 @@ def good(tmp_path_factory) -> Path:
 def _run(out: Path) -> None:
     tokenizer = CharTokenizer("abc", True)
     gpt = random_gpt(vocab_size=tokenizer.vocab_size)
-    config = presets.demo()
+    config = presets.gpt2_tiny()
     recipe = replace(config.recipe, model=gpt.config, data=replace(config.recipe.data, sequence_length=32))
     folder = RunFolder.create(out, resolve(replace(config, recipe=recipe), "chars", tokenizer.vocab_size))
     (out / "tokenizer.json").write_text(tokenizer.to_json())

@@ -115,10 +115,10 @@ def _recorded(out: Path, value: object = None) -> object:
 
 def test_a_run_that_was_trained_anew_is_noticed(overnight, dataset, tiny, tmp_path):
     first, out = tmp_path / "first", tmp_path / "second"
-    overnight("train", "demo", "--data", dataset, "--out", first, *tiny, *SMALL)
+    overnight("train", "gpt2-tiny", "--data", dataset, "--out", first, *tiny, *SMALL)
     again = [
         "train",
-        "demo",
+        "gpt2-tiny",
         "--data",
         dataset,
         "--out",

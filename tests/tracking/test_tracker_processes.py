@@ -126,7 +126,7 @@ def test_a_run_with_a_tracker_ends_as_one_without(  # type: ignore[no-untyped-de
 ) -> None:
     got = fake(log="time.sleep(0)")
     for out, more in (("with", ["--trackers", "wandb"]), ("without", [])):
-        done = overnight("train", "demo", "--data", dataset, "--out", tmp_path / out, *tiny, *more)
+        done = overnight("train", "gpt2-tiny", "--data", dataset, "--out", tmp_path / out, *tiny, *more)
         assert ("wandb: https://wandb.test/run" in done.stdout) == bool(more)
     weights = [tmp_path / out / "checkpoints" / "step_00000012" / "model.safetensors" for out in ("with", "without")]
     assert weights[0].read_bytes() == weights[1].read_bytes()

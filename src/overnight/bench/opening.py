@@ -22,7 +22,8 @@ from overnight.distributed import World
 from overnight.training import Training
 
 VOCABULARY = {
-    "demo": 4096,
+    "gpt2-tiny": 4096,
+    "modern-stdlib": 4096,
     "shakespeare-char": 65,
     "shakespeare-char-cpu": 65,
     "modern-shakespeare": 65,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from overnight.cli.arguments import parse
 from overnight.errors import UserError
-from overnight.presets import demo as preset
+from overnight.presets import modern_stdlib as preset
 from overnight.runs import RunFolder
 
 NEXT = """
@@ -18,7 +18,7 @@ next:
   overnight sample {run} --prompt "class "                      talk to the model
   overnight train {run} --train.steps {more}                    let it learn longer
   overnight prepare files FOLDER --out mine                     your own text ...
-  overnight train demo --data mine --out runs/mine              ... and a model of it
+  overnight train modern-stdlib --data mine --out runs/mine              ... and a model of it
   overnight presets                                             the other configurations, GPT-2 among them"""
 
 
