@@ -47,7 +47,7 @@ def test_a_run_is_told_where_it_lies(band, overnight, dataset, tiny, tmp_path, m
     assert "inside the band: validation loss" in done.stdout
     page = (tmp_path / "fresh" / "report.html").read_text()
     assert "Inside the band: validation loss" in page
-    assert "6 seeds of demo" in page  # the legend of the shaded part of the chart
+    assert "6 seeds of gpt2-tiny" in page  # the legend of the shaded part of the chart
     wrong = ["--train.tokens-per-step", "32", "--optim.lr", "1e-6"]
     done = overnight("train", "gpt2-tiny", "--data", dataset, "--out", tmp_path / "wrong", *flags, *wrong)
     assert "above the band by" in done.stdout

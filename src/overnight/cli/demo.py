@@ -18,7 +18,7 @@ next:
   overnight sample {run} --prompt "class "                      talk to the model
   overnight train {run} --train.steps {more}                    let it learn longer
   overnight prepare files FOLDER --out mine                     your own text ...
-  overnight train modern-stdlib --data mine --out runs/mine              ... and a model of it
+  overnight train modern-stdlib --data mine --out runs/mine     ... and a model of it
   overnight presets                                             the other configurations, GPT-2 among them"""
 
 
