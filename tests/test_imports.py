@@ -113,11 +113,13 @@ ALLOWED = {  # the core: each knows only those to the right of it
     "mapped": {"errors"},
     "loader": {"errors", "config", "distributed", "mapped"},
     "shares": {"errors", "distributed"},
-    "muon": {"errors", "distributed", "shares"},
-    "optim": {"errors", "config", "distributed", "shares", "muon"},
+    "pieces": set(),
+    "muon": {"errors", "distributed", "pieces", "shares"},
+    "optim": {"errors", "config", "distributed", "pieces", "shares", "muon"},
     "attention": set(),
     "model": {"errors", "config", "distributed", "loss", "attention", "plugins"},
     "modern": {"errors", "config", "distributed", "loss", "attention", "plugins", "model"},
+    "halves": {"errors", "config", "distributed", "loss", "attention", "pieces", "plugins", "model"},
 }
 
 

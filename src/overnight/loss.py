@@ -62,21 +62,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
         back = torch.float32 if dtype == torch.float16 else dtype
         matrix = weight.to(dtype)
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+        grad_weight = None
         grads_hidden = []
         for rows, labels in zip(*_chunks(hidden, targets, weight), strict=True):
             rows = rows.to(dtype)
-            logits, log_sum = _logits(rows, matrix, n_vocab, softcap)
-            loss += _nats(logits, log_sum, labels).sum()
-            # d loss / d logits = softmax - one-hot of the target, and 0 where the target is ignored
-            slope = None if softcap is None else 1.0 - (logits / softcap).square()  # of tanh
-            grad = logits.sub_(log_sum[:, None]).exp_()
-            grad.scatter_add_(1, labels.clamp_min(0)[:, None], grad.new_full((len(labels), 1), -1.0))
-            grad.mul_((labels != IGNORE)[:, None])
-            if slope is not None:
-                grad[:, :n_vocab] *= slope[:, :n_vocab]
-            grads_hidden.append((grad.to(back) @ matrix.to(back)).to(hidden.dtype))
-            grad_weight += grad.to(back).T @ rows.to(back)
+            products = (rows @ matrix.T).to(back)
+            for part, own in zip(*_parts(products, labels), strict=True):
+                loss += _turn_into_gradient(part, own, n_vocab, softcap)
+            grads_hidden.append((products @ matrix.to(back)).to(hidden.dtype))
+            added = products.T @ rows.to(back)
+            grad_weight = added if grad_weight is None else grad_weight.float().add_(added)
+        assert grad_weight is not None
         ctx.save_for_backward(torch.cat(grads_hidden), grad_weight.to(weight.dtype))
         return loss
 
@@ -93,16 +89,43 @@ class _LinearCrossEntropy(torch.autograd.Function):
         )
 
 
+def _turn_into_gradient(products: Tensor, labels: Tensor, n_vocab: int, softcap: float | None) -> Tensor:
+    """Puts d loss / d product in the place of each product of hidden states and weights; returns the summed loss."""
+    logits, log_sum = _logits(products, n_vocab, softcap)
+    loss = _nats(logits, log_sum, labels).sum()
+    # d loss / d logits = softmax - one-hot of the target, and 0 where the target is ignored
+    slope = None if softcap is None else 1.0 - (logits / softcap).square()  # of tanh
+    grad = logits.sub_(log_sum[:, None]).exp_()
+    grad.scatter_add_(1, labels.clamp_min(0)[:, None], grad.new_full((len(labels), 1), -1.0))
+    grad.mul_((labels != IGNORE)[:, None])
+    if slope is not None:
+        grad[:, :n_vocab] *= slope[:, :n_vocab]
+    products.copy_(grad)
+    return loss
+
+
 def _product_dtype(hidden: Tensor) -> torch.dtype:
     kind = hidden.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
 
 
 def _chunks(hidden: Tensor, targets: Tensor, weight: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    # a CPU wants its chunk in reach of the cache, a GPU wants products large enough to fill it
-    elements = 2**22 if hidden.device.type == "cpu" else 2**28
-    rows = max(128, elements // weight.shape[0])
+    """Rows whose products with the weights are there at once."""
+    # a GPU wants products large enough to fill it; so does a CPU in 16 bits, which turns them into gradients in parts
+    few = hidden.device.type == "cpu" and not _in_parts(_product_dtype(hidden), hidden.device)
+    rows = max(128, (2**22 if few else 2**26 if hidden.device.type == "cpu" else 2**28) // weight.shape[0])
     return torch.split(hidden, rows), torch.split(targets, rows)
+
+
+def _parts(products: Tensor, targets: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Rows of products in reach of a CPU's cache: each is passed over many times, in float32."""
+    parted = _in_parts(products.dtype, products.device) and not torch.compiler.is_compiling()  # which makes it one pass
+    rows = max(16, 2**20 // products.shape[1]) if parted else len(products)
+    return torch.split(products, rows), torch.split(targets, rows)
+
+
+def _in_parts(dtype: torch.dtype, device: torch.device) -> bool:
+    return device.type == "cpu" and dtype != torch.float32
 
 
 def _predictions(
@@ -112,12 +135,13 @@ def _predictions(
     dtype = _product_dtype(hidden)
     matrix = weight.detach().to(dtype)
     for rows, labels in zip(*_chunks(hidden.detach(), targets, weight), strict=True):
-        yield *_logits(rows.to(dtype), matrix, n_vocab, softcap), labels
+        for part, own in zip(*_parts(rows.to(dtype) @ matrix.T, labels), strict=True):
+            yield *_logits(part, n_vocab, softcap), own
 
 
-def _logits(rows: Tensor, matrix: Tensor, n_vocab: int, softcap: float | None) -> tuple[Tensor, Tensor]:
-    logits = capped((rows @ matrix.T).float(), softcap)
-    if n_vocab < matrix.shape[0]:
+def _logits(products: Tensor, n_vocab: int, softcap: float | None) -> tuple[Tensor, Tensor]:
+    logits = capped(products.float(), softcap)
+    if n_vocab < logits.shape[1]:
         logits[:, n_vocab:] = float("-inf")
     return logits, logits.logsumexp(dim=1)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from overnight import shares
+from overnight import pieces, shares
 from overnight.distributed import ALONE, World, own_part
 
 Coefficients = Sequence[tuple[float, float, float]]
@@ -81,24 +81,29 @@ class MuonAdamW(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         found_inf: Tensor | None = getattr(self, "found_inf", None)
+        divisor: Tensor | None = getattr(self, "grad_scale", None)  # of gradients in 16 bits, where they are clipped
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             if not group["muon"]:
-                self._adamw(group, parameters, found_inf)
+                self._adamw(group, parameters, divisor, found_inf)
                 continue
             by_shape = defaultdict(list)
             for parameter in parameters:
                 by_shape[parameter.shape].append(parameter)
             for same in by_shape.values():
-                self._muon(group, same, found_inf)
+                self._muon(group, same, divisor, found_inf)
 
-    def _muon(self, group: dict[str, Any], parameters: list[Tensor], found_inf: Tensor | None) -> None:
+    def _muon(
+        self, group: dict[str, Any], parameters: list[Tensor], divisor: Tensor | None, found_inf: Tensor | None
+    ) -> None:
         for parameter in parameters:
             if not self.state[parameter]:
                 self.state[parameter]["momentum"] = torch.zeros_like(parameter)
         own = [own_part(parameter) for parameter in parameters]
         momenta = [own_part(self.state[parameter]["momentum"]) for parameter in parameters]
-        gradients = torch.stack([own_part(p.grad) for p in parameters if p.grad is not None])
+        gradients = torch.stack([own_part(p.grad) for p in parameters if p.grad is not None]).to(momenta[0].dtype)
+        if divisor is not None:
+            gradients /= divisor
         if found_inf is not None:  # then momentum and weights stay, whatever the gradient is
             gradients = torch.where(found_inf.bool(), torch.stack(momenta), gradients)
         rows, columns = parameters[0].shape
@@ -125,7 +130,9 @@ class MuonAdamW(torch.optim.Optimizer):
             return shares.of_rows(work, wanted, like)
         return work(wanted) if self.world.size == 1 else shares.of_copies(work, wanted, self.world)
 
-    def _adamw(self, group: dict[str, Any], parameters: list[Tensor], found_inf: Tensor | None) -> None:
+    def _adamw(
+        self, group: dict[str, Any], parameters: list[Tensor], divisor: Tensor | None, found_inf: Tensor | None
+    ) -> None:
         if not parameters:
             return
         for parameter in parameters:
@@ -135,6 +142,9 @@ class MuonAdamW(torch.optim.Optimizer):
                 state["step"] = torch.zeros((), dtype=torch.float32, device=where)
                 state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         own = [self.state[parameter] for parameter in parameters]
+        if pieces.in_16_bits(parameters):
+            pieces.adamw(parameters, own, group, divisor, found_inf)
+            return
         adamw(
             parameters,
             [parameter.grad for parameter in parameters if parameter.grad is not None],

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from overnight import pieces
 from overnight.config import OptimConfig, Recipe
 from overnight.distributed import ALONE, World, placed, whole
 from overnight.errors import UserError
@@ -58,11 +59,14 @@ def freeze(model: nn.Module, patterns: str) -> list[str]:
     return sorted(frozen, key=names.index)
 
 
-def make_optimizer(model: nn.Module, config: OptimConfig, world: World = ALONE) -> torch.optim.Optimizer:
+def make_optimizer(
+    model: nn.Module, config: OptimConfig, world: World = ALONE, products: torch.dtype = torch.float32
+) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2019) with weight decay on every tensor of two dimensions or more, embeddings
     included; or Muon on the matrices, with weight decay on them alone, and AdamW on the rest.
 
-    The processes of `world` have this model together, each a copy or a part."""
+    The processes of `world` have this model together, each a copy or a part. Muon's matrix products are in the
+    precision of `products`."""
     muon = config.matrices == "muon"
     decay = {"embedding": not muon, "head": not muon, "matrix": True, "vector": False}
     rates = {"embedding": config.embedding_lr, "head": config.head_lr, "matrix": None, "vector": config.vector_lr}
@@ -76,13 +80,14 @@ def make_optimizer(model: nn.Module, config: OptimConfig, world: World = ALONE) 
                 group = groups.setdefault((scale, decayed, parts), {"params": [], "weight_decay": decayed})
                 group["params"].append(parameter)
                 group.update({"lr_scale": scale} if scale != 1 else {})
-                group.update({"muon": True, "parts": parts, "momentum": config.momentum} if parts else {})
+                own_muon = {"muon": True, "parts": parts, "momentum": config.momentum, "dtype": products}
+                group.update(own_muon if parts else {})
     fused = next(model.parameters()).device.type in FUSED
     for group in groups.values():
         group.update(betas=(config.beta1, config.beta2), eps=config.eps)
     if muon:
         return MuonAdamW(list(groups.values()), lr=config.lr, fused=fused, world=world)
-    return torch.optim.AdamW(list(groups.values()), lr=config.lr, fused=fused)
+    return pieces.AdamW(list(groups.values()), lr=config.lr, fused=fused)
 
 
 def _matrices_in(name: str) -> int:
@@ -116,9 +121,18 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
-def clip_gradients(model: nn.Module, limit: float) -> Tensor:
-    """Scales all gradients so that their norm is at most `limit` (0: leaves them); returns the norm before."""
+def clip_gradients(model: nn.Module, limit: float, optimizer: torch.optim.Optimizer | None = None) -> Tensor:
+    """Scales all gradients so that their norm is at most `limit` (0: leaves them); returns the norm before.
+
+    Those in 16 bits stay as they are: the optimizer divides them, as it does with those of a gradient scaler.
+    """
     parameters = [p for p in model.parameters() if p.grad is not None]
+    if optimizer is not None and pieces.in_16_bits(parameters):
+        norm = pieces.norm([p.grad for p in parameters if p.grad is not None])
+        optimizer.grad_scale = (norm / limit).clamp_min(1.0) if limit else None  # type: ignore[attr-defined]
+        return norm
+    if optimizer is not None:
+        optimizer.grad_scale = None  # type: ignore[attr-defined]
     norm = whole(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
     if limit:
         nn.utils.clip_grads_with_norm_(parameters, limit, norm)
@@ -134,7 +148,8 @@ def step_where(optimizer: torch.optim.Optimizer, good: Tensor) -> None:
         if good:
             optimizer.step()
         return
-    optimizer.grad_scale, optimizer.found_inf = None, good.logical_not().float()  # type: ignore[attr-defined]
+    optimizer.found_inf = good.logical_not().float()  # type: ignore[attr-defined]
+    optimizer.grad_scale = getattr(optimizer, "grad_scale", None)  # type: ignore[attr-defined]
     optimizer.step()
     del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
 

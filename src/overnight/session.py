@@ -21,6 +21,7 @@ from overnight.dumps import Dumps
 from overnight.errors import UserError
 from overnight.files import json_sha256, write_atomic
 from overnight.guard import Guard
+from overnight.halves import Halves, halved
 from overnight.loader import Dataset, TokenDataset, TokenStream
 from overnight.machine import device as machine
 from overnight.machine import settle
@@ -119,7 +120,10 @@ def build_training(
     share = world.share(recipe.train.tokens_per_step // length)
     precision = settle.precision(settler, config.machine.precision, model, share)
     micro_batch = settle.micro_batch(settler, config.machine.micro_batch, model, precision, share)
-    forward = settle.compile_forward(settler, config.machine, model, precision, micro_batch)
+    used = halved(model) if settle.halves(settler, precision) else model
+    forward = settle.compile_forward(settler, config.machine, used, precision, micro_batch)
+    if used is not model:
+        forward = Halves(model, used, forward, alone=world.size == 1)
 
     def fill() -> None:
         initialise(model, recipe.seed)
@@ -135,7 +139,7 @@ def build_training(
         dataset=dataset,
         model=model,
         forward=forward,
-        optimizer=optim.make_optimizer(model, recipe.optim, world),
+        optimizer=optim.make_optimizer(model, recipe.optim, world, settle.muon_products(settler, precision)),
         scaler=torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
         precision=precision,
         console=console,

@@ -131,7 +131,7 @@ def train_step(training: Training, index: int, micro_batch: int) -> tuple[Tensor
     """
     recipe = training.config.recipe
     loss = gradient(training, index, micro_batch)
-    grad_norm = optim.clip_gradients(training.model, recipe.optim.grad_clip)
+    grad_norm = optim.clip_gradients(training.model, recipe.optim.grad_clip, training.optimizer)
     optim.set_learning_rate(training.optimizer, training.learning_rate(index))
     training.guard.update(training.optimizer, training.scaler, index, loss, grad_norm)
     training.scaler.update()

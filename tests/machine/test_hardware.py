@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import torch
 from overnight.config import Parallel
 from overnight.distributed import World
 from overnight.machine import settle
+from overnight.machine.allocator import keep_freed_memory
 from overnight.optim import make_optimizer
 from overnight.parallel import exchange
 from overnight.runs import RunFolder
@@ -98,3 +102,18 @@ def test_unequal_devices_agree_on_the_least(
     settler = settle.Settler(RunFolder(tmp_path), torch.device("cpu"), 0, world=World(0, 2, 0, 2))
     assert settler.settle(name, None, lambda: (here, "by this one"), least) == agreed
     assert settler.folder.decisions[-1]["reason"] == "by the other one"
+
+
+def test_the_allocator_keeps_memory_where_it_is_glibcs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process of its own, because it holds for all of one; nothing else may call it."""
+    program = (
+        "import platform, resource, overnight.machine.allocator as a; print(a.keep_freed_memory());"
+        "b = bytearray(2**26); del b; before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt;"
+        "b = bytearray(2**26); print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    kept = platform.libc_ver()[0] == "glibc"
+    assert done[0] == str(kept)
+    assert not kept or int(done[1]) < 2**26 // 4096 // 10
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert not keep_freed_memory()

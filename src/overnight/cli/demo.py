@@ -50,7 +50,9 @@ def main(arguments: Sequence[str]) -> int:
     from overnight import demo
     from overnight.api import Stopped
     from overnight.launching import STOPPED
+    from overnight.machine.allocator import keep_freed_memory
 
+    keep_freed_memory()
     try:
         report = demo.run(config, given.out, lambda text: print(text, flush=True), begun)
     except Stopped:

@@ -123,7 +123,9 @@ def preset_of(arguments: Sequence[str], cls: type[Named], command: str) -> tuple
 
 def _train(config: Config, data: str, out: Path, arguments: Sequence[str], begun: float) -> int:
     from overnight.api import Stopped, train
+    from overnight.machine.allocator import keep_freed_memory
 
+    keep_freed_memory()
     try:
         train(config, data, out, command=["overnight", "train", *arguments], begun=begun)
     except Stopped:

@@ -83,8 +83,16 @@ def precisions(device: torch.device) -> list[Precision]:
         major, _ = torch.cuda.get_device_capability(device)
         return ["tf32", "bf16"] if major >= 8 else ["fp32", "fp16"] if major >= 6 else ["fp32"]
     # a CPU without instructions for bfloat16 imitates them, slowly
-    real = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)() or platform.machine() in ("arm64", "aarch64")
+    real = has_bf16_products(device) or platform.machine() in ("arm64", "aarch64")
     return ["fp32", "bf16"] if device.type == "cpu" and real else ["fp32"]
+
+
+def has_bf16_products(device: torch.device) -> bool:
+    """Whether this is an x86 CPU with instructions that multiply bfloat16: AVX-512 BF16, AMX."""
+    found = (
+        getattr(torch.cpu, name, lambda: False) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
+    return device.type == "cpu" and any(supported() for supported in found)
 
 
 def check_precision(precision: Precision, device: torch.device) -> None:

@@ -120,6 +120,8 @@ def precision(device: torch.device) -> Finding:
     found = machine.precisions(device)
     if device.type == "cpu":
         value = CPU_PRECISION["bf16" in found]
+        if machine.has_bf16_products(device):
+            value = "bf16, which this CPU multiplies in"
     elif device.type == "mps":
         value = "fp32"
     elif "bf16" in found:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from overnight import optim
+from overnight import optim, pieces
 from overnight.config import Config, Precision
 from overnight.console import Console
 from overnight.distributed import ALONE, own_part
+from overnight.halves import Halves, halved
 from overnight.loader import Numbers
 from overnight.machine.ledger import BACKWARD, Ledger
 from overnight.machine.parts import told
@@ -59,9 +61,9 @@ def predict(config: Config, device: torch.device, precision: Precision, micro_ba
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     recipe = config.recipe
-    tokens = micro_batch * recipe.data.sequence_length * min(count, 2)  # from the second one on all are alike
+    tokens = micro_batch * recipe.data.sequence_length * min(count, 3)  # from the third one on all are alike
     config = replace(config, recipe=replace(recipe, train=replace(recipe.train, tokens_per_step=tokens)))
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True), pieces.of(2**26):  # in small ones it would take minutes
         return count_step(_training(config, device, precision), micro_batch)
 
 
@@ -69,14 +71,17 @@ def count_step(training: Training, micro_batch: int) -> Memory:
     """The memory of the second of two steps, counted by what operations make: of a training on one process."""
     ledger, handles = Ledger(training.device), []
 
-    def labelled(parameter: Tensor) -> None:
+    def labelled(parameter: Tensor, _: Tensor) -> None:
         if parameter.grad is not None:
             ledger.label(parameter.grad, "gradients")
 
-    for parameter in training.model.parameters():
+    parameters = list(training.model.parameters())
+    pairs = training.forward.pairs if isinstance(training.forward, Halves) else zip(parameters, parameters, strict=True)
+    for parameter, used in pairs:
+        ledger.label(used, "copies")
         ledger.label(parameter, "parameters")
         if parameter.requires_grad:
-            handles.append(parameter.register_post_accumulate_grad_hook(labelled))  # type: ignore[no-untyped-call]
+            handles.append(used.register_post_accumulate_grad_hook(partial(labelled, parameter)))  # type: ignore[no-untyped-call]
     with ledger, told(training, lambda part: ledger.enter(PHASES[part])):
         for _ in range(2):  # the first one makes the optimizer's state
             ledger.begin()
@@ -116,7 +121,8 @@ def measure(training: Training, work: Callable[[], object]) -> int | None:
 def _alive(training: Training) -> int:
     """Bytes of what a training holds between steps."""
     states = [value for state in training.optimizer.state.values() for value in state.values()]
-    held = [*training.model.parameters(), *training.model.buffers(), *states]
+    copies = list(training.forward.copied.parameters()) if isinstance(training.forward, Halves) else []
+    held = [*training.model.parameters(), *training.model.buffers(), *copies, *states]
     storages = [own_part(tensor.detach()).untyped_storage() for tensor in held if isinstance(tensor, Tensor)]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
@@ -128,6 +134,7 @@ def _training(config: Config, device: torch.device, precision: Precision) -> Tra
         model = make_model(recipe.model, recipe.data.sequence_length)
     optim.freeze(model, recipe.optim.frozen)
     model.recompute = config.machine.activation_checkpointing
+    used = halved(model) if device.type == "cpu" and precision == "bf16" else model
     return Training(
         config=config,
         folder=RunFolder(Path(), writes=False),
@@ -135,8 +142,8 @@ def _training(config: Config, device: torch.device, precision: Precision) -> Tra
         device=device,
         dataset=_Nothing(recipe.data.sequence_length),
         model=model,
-        forward=model,
-        optimizer=optim.make_optimizer(model, recipe.optim),
+        forward=model if used is model else Halves(model, used, used),
+        optimizer=optim.make_optimizer(model, recipe.optim, products=used.wte.weight.dtype),
         scaler=torch.amp.GradScaler(device.type, enabled=False),  # an enabled one looks at numbers
         precision=precision,
         console=Console.silent(),

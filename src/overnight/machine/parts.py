@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from overnight.halves import uncompiled
 from overnight.parallel import Exchange
 
 if TYPE_CHECKING:
@@ -43,25 +44,27 @@ def told(training: Training, tell: Callable[[str], None]) -> Iterator[None]:
     `loss` is the head with its cross entropy and their gradients, where the model is not compiled: a compiled one is
     `forward` as a whole. `sync` is the sum over processes; what FSDP exchanges happens in `forward` and `backward`.
     """
-    model, forward, exchange = training.model, training.forward, training.exchange
-    features = model.features
+    forward, exchange = training.forward, training.exchange
+    plain = uncompiled(training.model, forward)
 
     def told_features(*arguments: Any, **options: Any) -> Any:
         found = features(*arguments, **options)
         tell("loss")
         return found
 
+    if plain is not None:
+        features = plain.features
+        plain.features = told_features  # type: ignore[method-assign]
+
     def told_forward(*arguments: Any, **options: Any) -> Any:
         found = forward(*arguments, **options)
         tell("backward")
         return found
 
-    if forward is model:
-        model.features = told_features  # type: ignore[method-assign]
     training.forward, training.exchange = told_forward, Told(exchange, tell)
     try:
         yield
     finally:
         training.forward, training.exchange = forward, exchange
-        if forward is model:
-            del model.features  # what the class has holds again
+        if plain is not None:
+            del plain.features  # what the class has holds again

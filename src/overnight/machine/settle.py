@@ -121,6 +121,8 @@ def precision(settler: Settler, wanted: Precision, model: LanguageModel, share: 
             return candidates[0], "the only one here"
         if settler.sharded:
             return candidates[-1], "the fastest as a rule: a model in parts is not timed"
+        if machine.has_bf16_products(settler.device):
+            return "bf16", "this CPU multiplies in bfloat16"
         size = max(1, min(share, TRIAL_TOKENS // model.block_size))
         trials = Trials[Precision](lambda p: _trial(model, model, settler.device, p, size))
         return trials.fastest(candidates, PRECISION_GAIN)
@@ -129,6 +131,16 @@ def precision(settler: Settler, wanted: Precision, model: LanguageModel, share: 
     found: Precision = _fitting(lambda: settler.settle("precision", asked, find, EXACTNESS.index))
     machine.set_matmul_precision(found)
     return found
+
+
+def halves(settler: Settler, chosen: Precision) -> bool:
+    """Whether forward and backward passes go through a copy of the model in bfloat16."""
+    return settler.device.type == "cpu" and chosen == "bf16" and not settler.sharded
+
+
+def muon_products(settler: Settler, chosen: Precision) -> torch.dtype:
+    """What Muon's matrix products are computed in."""
+    return torch.bfloat16 if halves(settler, chosen) else torch.float32
 
 
 def micro_batch(settler: Settler, wanted: int | None, model: LanguageModel, chosen: Precision, share: int) -> int:
