@@ -231,7 +231,7 @@ def recipe_of(schedule: Schedule, steps: int) -> Recipe:
     return Recipe(optim=optim, train=TrainConfig(steps=steps))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     whole=st.floats(120, 40_000),
     speed=st.floats(1e-3, 0.01),  # seconds of a step, as a share of the whole
@@ -257,10 +257,11 @@ def test_a_run_ends_on_time_with_its_decay_completed(
         run.clock += 0.02 * whole  # until it is started again
     if run.step < run.steps:
         assert run.attempt()
-    assert run.gone == pytest.approx(1, abs=0.05), (run.step, run.said)
+    grain = max(slow, 1) * (speed + validation)  # a step more may bring an evaluation with it
+    assert 0.97 - grain <= run.gone <= 1.05, (run.step, run.said)
     recipe, made = deadline.as_decided(run.recipe, run.folder, run.step - 1)
     assert learning_rate(recipe, made, made) == 0
-    assert run.rates[-1] <= max(0.05, 6 / made)
+    assert run.rates[-1] <= 1.01 / max(1, int(0.2 * made))  # the last but one of the decay
     decided = [line for line in run.folder.decisions if line["name"] == STEPS]
     assert len(decided) < 120
 

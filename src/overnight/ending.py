@@ -49,6 +49,7 @@ class Ending:
         share, most, of_all = LEAVING
         self.leaving = min(share * opening, most, of_all * deadline.whole) if deadline else 0.0
         self.took: dict[str, float] = {}  # seconds, by name: of a step, and the last time of what comes beside it
+        self.paces: dict[str, float] = {}  # seconds of a step at the time when these were taken
         self.every: dict[str, int] = {}
         self.began = self.spent = (
             0.0  # this attempt's first moment; seconds on what comes beside training, in this attempt
@@ -82,6 +83,9 @@ class Ending:
         yield
         self.took[name] = self.ticks() - begin
         self.spent += self.took[name]
+        self.paces.pop(name, None)
+        if STEP in self.took:
+            self.paces[name] = self.took[STEP]
 
     def stepped(self, training: Training) -> None:
         """After each update, on every rank: looks at the clock where it is time to, and moves the last step."""
@@ -142,6 +146,7 @@ class Ending:
         made, seconds = (b - a for a, b in zip(self.samples[0], self.samples[-1], strict=True))
         if made >= LEAST or (made and (last or seconds >= window)):
             self.took[STEP] = max(seconds / made, 1e-9)
+            self.paces = dict.fromkeys(self.took, self.took[STEP]) | self.paces
 
     def _alone(self) -> float:
         """Seconds of this attempt in which it did nothing but train."""
@@ -181,11 +186,15 @@ class Ending:
     def _costs(self) -> Costs:
         beside: dict[int, float] = {}
         for name, every in self.every.items():
-            beside[every] = beside.get(every, 0.0) + self.took.get(name, 0.0)
-        end = sum(self.took.get(name, 0.0) for name in self.every) + self.took.get(WRITTEN, 0.0)
+            beside[every] = beside.get(every, 0.0) + self._now(name)
+        end = sum(self._now(name) for name in (*self.every, WRITTEN))
         seconds, times = self.after
-        evaluation = max((took for name, took in self.took.items() if name.startswith("Validation")), default=0.0)
+        evaluation = max((self._now(name) for name in self.every if name.startswith("Validation")), default=0.0)
         return Costs(self.took[STEP], beside, end + CLOSING + self.leaving + seconds + times * evaluation)
+
+    def _now(self, name: str) -> float:
+        """What something beside training will take: the last time's, and more where steps take longer since."""
+        return self.took.get(name, 0.0) * max(1.0, self.took[STEP] / self.paces.get(name, self.took[STEP]))
 
     def _next(self, step: int) -> int:
         """The step of the next look at the clock."""
