@@ -303,8 +303,8 @@ def test_a_run_by_the_clock_and_the_same_again_from_its_decisions(
     begin = time.time()
     done = overnight(*common, "--out", run, "--hours", "0.0018")
     assert time.time() - begin >= 3
-    lines = [line for line in done.stdout.splitlines() if line.startswith(("ends ", "demo in"))]
-    assert lines[0].startswith("ends      ") and lines[1].startswith("demo in") and "planned; " in lines[-1]
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("ends ", "model "))]
+    assert lines[0].startswith("ends      ") and lines[1].startswith("model ") and "planned; " in lines[-1]
     assert done.stdout.rstrip().endswith(lines[-1])
     decided = [line for line in read_lines(run / "decisions.jsonl") if line["name"] == STEPS]
     metrics = [line for line in read_lines(run / "metrics.jsonl") if line["kind"] == "train"]
