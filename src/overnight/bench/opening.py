@@ -50,11 +50,16 @@ def opened(config: Config, data: Path | str | None, world: World, console: Conso
         yield session.build_training(run, config, mixture, device, console, ["overnight", "bench"], None, world)
 
 
+def vocabulary(config: Config) -> int:
+    """Ids of a model without a dataset: as many as the configuration says, or as the preset's text has, or GPT-2's."""
+    return config.recipe.model.vocab_size or VOCABULARY.get(re.sub(r"-d\d+$", "", config.preset), GPT2_IDS)
+
+
 def synthetic(config: Config, folder: Path) -> Mixture:
     """A dataset of tokens drawn at random, the same on every process, to read as any other."""
     recipe = config.recipe
     configuration.validate(config)  # before a step's tokens are taken for a size
-    ids = recipe.model.vocab_size or VOCABULARY.get(re.sub(r"-d\d+$", "", config.preset), GPT2_IDS)
+    ids = vocabulary(config)
     count = max(TOKENS, 2 * recipe.train.tokens_per_step) + recipe.data.sequence_length + 1
     dtype = "uint16" if ids <= 2**16 else "uint32"
     folder.mkdir()

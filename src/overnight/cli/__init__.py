@@ -18,6 +18,7 @@ COMMANDS = {  # name: what it does, as `overnight --help` prints it
     "presets": "the named configurations",
     "doctor": "what this machine, or a cluster, can do for training, and what must be put right first",
     "bench": "how fast a preset trains on this machine, and where its time and memory go",
+    "plan": "what a run will take: time, memory, disk and money, by a short trial on this machine",
     "train": "train a model, or go on with a run",
     "verify": "whether training is the same on one process and on many: small runs beside a float64 loop",
     "stop": "ask a running training to write a checkpoint and end",
