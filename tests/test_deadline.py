@@ -263,7 +263,7 @@ def test_a_run_ends_on_time_with_its_decay_completed(
     assert learning_rate(recipe, made, made) == 0
     assert run.rates[-1] <= 1.01 / max(1, int(0.2 * made))  # the last but one of the decay
     decided = [line for line in run.folder.decisions if line["name"] == STEPS]
-    assert len(decided) < 120
+    assert len(decided) < 60
 
 
 def test_steady_runs_decide_once_or_twice() -> None:

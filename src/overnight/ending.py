@@ -20,6 +20,7 @@ CHECKPOINT, WRITTEN, STEP = "checkpoint", "checkpoint written", "step"  # names 
 WINDOW = 0.1  # share of the run's time from which the speed is taken, the most recent part
 LEAST = 3  # steps to be measured, fewer where they fill that; the first of an attempt also loads and compiles
 PAUSE = 0.5, 0.002  # between two looks: seconds, or a share of the time left
+REST = 0.1  # the same after a decision: on a busy machine every step is another
 DISK = 12 / 100e6  # seconds a parameter that a checkpoint is taken to need before one was written: 100 MB a second
 CLOSING = 2.0  # seconds kept for the report
 LEAVING = (
@@ -103,7 +104,7 @@ class Ending:
         if training.folder.writes:
             self._measure(training, last=step >= training.steps)
             steps, reason = self._better(training)
-        self.look_at, steps, reason = training.world.first((self._next(step), steps, reason))
+        self.look_at, steps, reason = training.world.first((self._next(step, steps is not None), steps, reason))
         if steps is not None and not training.folder.writes:
             training.folder.decide(step, STEPS, steps, reason)
 
@@ -196,10 +197,10 @@ class Ending:
         """What something beside training will take: the last time's, and more where steps take longer since."""
         return self.took.get(name, 0.0) * max(1.0, self.took[STEP] / self.paces.get(name, self.took[STEP]))
 
-    def _next(self, step: int) -> int:
+    def _next(self, step: int, decided: bool) -> int:
         """The step of the next look at the clock."""
         seconds, share = PAUSE
         if self.deadline is None or STEP not in self.took:
             return step + 1
-        pause = max(seconds, share * (self.deadline.ends - self.now()))
+        pause = max(seconds, (REST if decided else share) * (self.deadline.ends - self.now()))
         return step + max(1, int(pause / self.took[STEP]))
