@@ -23,7 +23,7 @@ NAMES = {
     "gpt2-tiny", "modern-stdlib", "shakespeare-char-cpu", "shakespeare-char", "finetune-shakespeare", "gpt2-124m",
     "gpt2-350m", "gpt2-774m",
     "gpt2-1558m", "gpt3-125m", "gpt3-350m", "gpt3-760m", "gpt3-1300m", "nanogpt-openwebtext", "modern-shakespeare",
-    "modern-124m", "modern-350m",
+    "modern-124m", "modern-350m", "modern-shakespeare-minute", "modern-shakespeare-best",
 }  # fmt: skip
 every_preset = pytest.mark.parametrize("name", sorted(NAMES))
 

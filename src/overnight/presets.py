@@ -190,7 +190,29 @@ def modern_shakespeare() -> Config:
         optim=MUON,
         train=TrainConfig(steps=105, tokens_per_step=32 * 64),
     )
-    return replace(base, preset="modern-shakespeare", recipe=recipe)
+    observe = replace(base.observe, eval=replace(base.observe.eval, train_tokens=16_384))
+    return replace(base, preset="modern-shakespeare", recipe=recipe, observe=observe)
+
+
+def modern_shakespeare_minute() -> Config:
+    """The modern model on Shakespeare by characters, for about a minute of two CPU cores."""
+    return _longer_shakespeare("minute", n_head=6, n_embd=192, sequence_length=128, steps=375)
+
+
+def modern_shakespeare_best() -> Config:
+    """The modern model on Shakespeare by characters, for some minutes of two CPU cores."""
+    return _longer_shakespeare("best", n_head=4, n_embd=256, sequence_length=256, steps=700)
+
+
+def _longer_shakespeare(name: str, *, n_head: int, n_embd: int, sequence_length: int, steps: int) -> Config:
+    base = modern_shakespeare()
+    recipe = replace(
+        base.recipe,
+        model=replace(base.recipe.model, n_head=n_head, n_embd=n_embd),
+        data=DataConfig(sequence_length=sequence_length),
+        train=TrainConfig(steps=steps, tokens_per_step=4096),
+    )
+    return replace(base, preset=f"modern-shakespeare-{name}", recipe=recipe)
 
 
 def modern_124m() -> Config:
@@ -257,6 +279,8 @@ PRESETS: dict[str, Callable[[], Config]] = {
         gpt2_tiny,
         shakespeare_char_cpu,
         modern_shakespeare,
+        modern_shakespeare_minute,
+        modern_shakespeare_best,
         shakespeare_char,
         finetune_shakespeare,
         modern_124m,

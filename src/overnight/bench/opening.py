@@ -27,6 +27,8 @@ VOCABULARY = {
     "shakespeare-char": 65,
     "shakespeare-char-cpu": 65,
     "modern-shakespeare": 65,
+    "modern-shakespeare-minute": 65,
+    "modern-shakespeare-best": 65,
 }  # that of what they are trained on
 GPT2_IDS = 50_257
 TOKENS = 2**20  # of synthetic text, or two batches if these are more
