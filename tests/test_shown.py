@@ -68,7 +68,7 @@ def test_the_readme_from_text_to_sample(overnight, tmp_path, tiny):
             words.append("--terminal")  # a page would be served until Ctrl-C
         # whole runs on several processes are in test_processes.py
         elsewhere = {"RUN", "SOURCE", "fineweb-edu", "--processes", "runs/new_1"}
-        if words[0] in ("demo", "presets") or "gpt2" in words[1] or elsewhere & set(words):
+        if words[0] in ("demo", "presets", "bench") or "gpt2" in words[1] or elsewhere & set(words):
             continue
         overnight(*words, *(small if words[0] == "train" else []), cwd=tmp_path)
     overnight("report", "runs/shakespeare", "runs/mine", cwd=tmp_path)

@@ -20,7 +20,7 @@ CHECKPOINT, WRITTEN, STEP = "checkpoint", "checkpoint written", "step"  # names 
 WINDOW = 0.1  # share of the run's time from which the speed is taken, the most recent part
 LEAST = 3  # steps to be measured, fewer where they fill that; the first of an attempt also loads and compiles
 PAUSE = 0.5, 0.002  # between two looks: seconds, or a share of the time left
-REST = 0.1  # the same after a decision: on a busy machine every step is another
+REST = 0.1  # of the time left: for so long after a decision the next is one that moves the end by as much
 DISK = 12 / 100e6  # seconds a parameter that a checkpoint is taken to need before one was written: 100 MB a second
 CLOSING = 2.0  # seconds kept for the report
 LEAVING = (
@@ -56,6 +56,7 @@ class Ending:
             0.0  # this attempt's first moment; seconds on what comes beside training, in this attempt
         )
         self.made = self.look_at = 0  # updates made in this attempt; the step of the next look
+        self.rested = 0.0  # the moment at which the last decision is REST old
         self.samples: deque[tuple[int, float]] = deque()  # (made, seconds of training alone)
         self.told = False
 
@@ -104,7 +105,7 @@ class Ending:
         if training.folder.writes:
             self._measure(training, last=step >= training.steps)
             steps, reason = self._better(training)
-        self.look_at, steps, reason = training.world.first((self._next(step, steps is not None), steps, reason))
+        self.look_at, steps, reason = training.world.first((self._next(step), steps, reason))
         if steps is not None and not training.folder.writes:
             training.folder.decide(step, STEPS, steps, reason)
 
@@ -160,8 +161,10 @@ class Ending:
             return None, ""
         step, costs, left = training.step, self._costs(), self.deadline.ends - self.now()
         steps = moved(costs, step, training.steps, left)
-        if steps is None:
+        off = abs(costs.seconds(step, training.steps) - left)  # on a busy machine every step is another
+        if steps is None or (self.ticks() < self.rested and off < REST * left):
             return None, ""
+        self.rested = self.ticks() + REST * left
         reason = f"{costs.step:.3g} s a step, {max(left, 0):.0f} s left, {costs.end:.1f} of them for the end"
         try:
             training.folder.decide(step, STEPS, steps, reason, {n: round(took, 6) for n, took in self.took.items()})
@@ -197,10 +200,10 @@ class Ending:
         """What something beside training will take: the last time's, and more where steps take longer since."""
         return self.took.get(name, 0.0) * max(1.0, self.took[STEP] / self.paces.get(name, self.took[STEP]))
 
-    def _next(self, step: int, decided: bool) -> int:
+    def _next(self, step: int) -> int:
         """The step of the next look at the clock."""
         seconds, share = PAUSE
         if self.deadline is None or STEP not in self.took:
             return step + 1
-        pause = max(seconds, (REST if decided else share) * (self.deadline.ends - self.now()))
+        pause = max(seconds, share * (self.deadline.ends - self.now()))
         return step + max(1, int(pause / self.took[STEP]))

@@ -135,7 +135,7 @@ def test_names_that_are_not_there(fake, tmp_path, monkeypatch):
             sources.read(source)
     assert len(fake.seen) == asked  # a mistyped path asks no hub
     fake.commit("some/other", {"config.json": json.dumps({"model_type": "bert"}).encode(), "pytorch_model.bin": b"1"})
-    with pytest.raises(UserError, match="only 'gpt2' can be read"):
+    with pytest.raises(UserError, match="only 'gpt2' and 'overnight_modern' can be read"):
         sources.read("some/other")
     fake.commit("some/empty", {"config.json": b"{}"})
     with pytest.raises(UserError, match="no weights"):
