@@ -326,7 +326,7 @@ def banner(training: Training, data: Mixture) -> list[str]:
     config, recipe = training.config, training.config.recipe
     parameters = list(training.model.parameters())
     trained_ones = [p for p in parameters if p.requires_grad]
-    decayed = [p for p in trained_ones if p.dim() >= 2]
+    decayed = [p for group in training.optimizer.param_groups if group["weight_decay"] for p in group["params"]]
     micro_batch = training.folder.decided("micro_batch", training.step)
     share = training.world.share(training.sequences_per_step)
     timed = training.ending.plan(training)

@@ -24,7 +24,7 @@ next:
 
 @dataclass(frozen=True)
 class Arguments:
-    """Prepare text, train a small GPT on the CPU for about three minutes, sample from it and write a report."""
+    """Prepare text, train a small model on the CPU for two or three minutes, sample from it and write a report."""
 
     out: Path = Path("overnight-demo")
     """Folder for the dataset and the run."""
