@@ -168,9 +168,9 @@ def measured(sizes: list[Size], rounds: int, scratch: Path | None) -> dict[str, 
         found = {
             size.name: {
                 "throughput": throughput(folder, size, turns, cores),
-                "checkpoints": checkpoints(folder, size, turns - 1, cores),
+                "checkpoints": checkpoints(folder, size, max(1, turns - 1), cores),
             }
-            for size, turns in zip(sizes, (rounds, rounds - 1), strict=True)
+            for size, turns in zip(sizes, (rounds, max(1, rounds - 1)), strict=True)
         }
     return {
         "sizes": found,
